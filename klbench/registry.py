@@ -36,7 +36,8 @@ def unknown(
 def submodule(package: str, name: str) -> ModuleType:
     """A module of a package, imported when it is first asked for as an attribute.
 
-    What the package's ``__getattr__`` gives.
+    What a package's ``__getattr__`` gives, where settings read the package's light declarations
+    and its other modules load torch or language models.
 
     Raises
     ------

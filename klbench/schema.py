@@ -221,9 +221,10 @@ class Schema:
     def migrated(self, frame: pd.DataFrame, version: int) -> pd.DataFrame:
         """Return a table of an earlier version with today's columns.
 
-        Those that it could not have are filled as missing.
+        Those that it could not have are filled as missing. One of this version that lacks a later
+        column was written before that column came, and gets what follows from its others.
         """
-        if version >= VERSION:
+        if version >= VERSION and not any(self[name].since for name in self.missing(frame)):
             return frame
         frame = self.migrate(frame, version) if self.migrate else frame
         new = {

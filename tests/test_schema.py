@@ -112,6 +112,18 @@ def test_a_migration_sees_the_table_first() -> None:
     assert list(renaming.migrated(pd.DataFrame({"old": [1.0]}), schema.VERSION)) == ["old"]
 
 
+def test_a_table_of_this_version_gets_what_came_after_it() -> None:
+    late = Schema(
+        "t",
+        "A row.",
+        (Column("x", "x"), Column("twice", "2 x", since=schema.VERSION)),
+        migrate=lambda table, _: table.assign(twice=2 * table["x"]),
+    )
+    assert late.migrated(pd.DataFrame({"x": [1.0]}), schema.VERSION)["twice"].to_list() == [2.0]
+    whole = pd.DataFrame({"x": [1.0], "twice": [3.0]})
+    assert late.migrated(whole, schema.VERSION) is whole
+
+
 def test_groups_of_columns() -> None:
     names = [column.name for column in interval(Column("x", "a value"), seeds=True)]
     assert names == ["x", "x_low", "x_high", "x_seeds"]

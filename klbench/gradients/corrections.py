@@ -48,11 +48,20 @@ class Factor:
     @property
     def unbounded(self) -> bool:
         """True where nothing keeps the weight from growing with the ratio."""
-        return self.kind in (*PLAIN, "block_ratio") or KINDS[self.kind].statistic in (
+        return self.kind in (*PLAIN, *PUSHED_BACK, "block_ratio") or KINDS[self.kind].statistic in (
             "binary_kl",
             "tv",
             "fall",
         )
+
+    @property
+    def on_policy(self) -> float:
+        """The weight as long as its two policies are the same; of signed ones, where they keep."""
+        cut_off = self.kind in (*CUT_OFF, "truncated_decision_ratio")
+        if not cut_off and KINDS[self.kind].statistic not in ("ratio", "inverse"):
+            return 1.0
+        moved = min(max(1.0, self.low), self.high)
+        return moved if cut_off else float(moved == 1.0)
 
     @property
     def reaches(self) -> bool:
@@ -100,8 +109,9 @@ class Factor:
         if self.kind in CUT_OFF:
             weight = xp.where(xp.exp(ratio) > self.high, self.high, xp.exp(ratio))
             return xp.where(weight < self.low, self.low, weight) if self.low > 0.0 else weight
-        if self.kind == "faded_ratio":
-            return measured.faded(self.low, self.high)
+        if self.kind in ("faded_ratio", "gmpo"):
+            slope = measured.faded if self.kind == "faded_ratio" else measured.moved
+            return slope(self.low, self.high)
         inside = self._inside(measured, sequence)
         if KINDS[self.kind].keeps == "1":
             return xp.astype(inside, log_ratio.dtype)
@@ -127,8 +137,13 @@ class Factor:
             low, high = (
                 math.log(each) if each > 0.0 else -math.inf for each in (self.low, self.high)
             )
-            inside = (found >= low - slack) & (found <= high + slack)
-            return measured.all(inside) if over == "every" else inside
+            above, below = found >= low - slack, found <= high + slack
+            if kind.signed and kind.keeps == "1":
+                return below | (measured.towards >= 0.0)
+            if kind.signed:
+                above = above | (measured.towards >= 0.0)
+                below = below | (measured.towards <= 0.0)
+            return measured.all(above & below) if over == "every" else above & below
         near = found <= self.high + slack
         if not kind.signed:
             return near
@@ -153,9 +168,12 @@ CUT_OFF = (
     "truncated_ratio",
     "clipped_ratio",
     "truncated_sequence_ratio",
+    "clipped_sequence_ratio",
     "clipped_geometric_ratio",
 )
 """The factors that are moved to the nearer bound."""
+PUSHED_BACK = ("ppo_ratio", "ppo_geometric_ratio", "gmpo")
+"""The factors that are bounded on the side to which the advantage pushes, and not on the other."""
 UP_TO = ("prefix_ratio", "decision_ratio", "block_ratio", "truncated_decision_ratio")
 """The factors of all tokens up to some place."""
 

@@ -78,6 +78,9 @@ KINDS: dict[str, Kind] = {
     "masked_ratio": Kind("level", (0.5, 5.0), "the ratio inside the bounds (IcePop)", "ratio"),
     "sequence_mask": Kind("sequence", (3.0,), "the sequence's ratio up to the cap", "ratio", "sum"),
     "truncated_sequence_ratio": Kind("sequence", (2.0,), "the sequence's ratio, cut off above"),
+    "clipped_sequence_ratio": Kind(
+        "sequence", (0.0, 5.0), "the sequence's ratio, moved to the nearer bound"
+    ),
     "masked_sequence_ratio": Kind(
         "sequence", (0.5, 5.0), "the sequence's ratio inside the bounds", "ratio", "sum"
     ),
@@ -105,6 +108,33 @@ KINDS: dict[str, Kind] = {
     ),
     "dppo_tv": Kind(
         "token", (0.2,), SMALL.format(BINARY["tv"]) + PUSHED, "tv", "token", signed=True
+    ),
+    "ppo_ratio": Kind(
+        "level", (0.8, 1.2), "the ratio inside the bounds (PPO)" + PUSHED, "ratio", signed=True
+    ),
+    "ppo_geometric_ratio": Kind(
+        "sequence",
+        (0.8, 1.2),
+        "the geometric mean of the tokens' ratios inside the bounds (GSPO's clip)" + PUSHED,
+        "ratio",
+        "mean",
+        signed=True,
+    ),
+    "gmpo": Kind(
+        "sequence",
+        (0.67, 1.5),
+        "the geometric mean of the tokens' ratios, each moved to a bound that the advantage pushes"
+        " it beyond, and 0 for tokens that are moved (GMPO)",
+        signed=True,
+    ),
+    "dual_clip": Kind(
+        "token",
+        (3.0,),
+        "0 for tokens of negative advantage whose ratio is above, else 1",
+        "ratio",
+        "token",
+        "1",
+        signed=True,
     ),
     "faded_ratio": Kind(
         "token",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,17 @@ class Measured:
         # 4 s (1 - s), with an exponent that no ratio takes beyond a float
         decay = xp.exp(-xp.abs(tau * (ratio - 1.0)))
         return 4.0 * ratio * decay / (1.0 + decay) ** 2
+
+    def moved(self, low: float, high: float) -> Array:
+        """Return GMPO's weights: the geometric mean of moved ratios, 0 for those, ``(n, T)``."""
+        xp, x = self.xp, self.log_ratio
+        least, most = (math.log(each) if each > 0.0 else -math.inf for each in (low, high))
+        above = (self.towards > 0.0) & (x > most + self.slack(x))
+        below = (self.towards < 0.0) & (x < least - self.slack(x))
+        bounded = xp.where(above, xp.full_like(x, most), x)
+        bounded = xp.where(below, xp.full_like(x, least), bounded)
+        mean = xp.exp(self.summed(bounded) / self.length)
+        return xp.where(above | below, xp.zeros_like(x), mean)
 
     def reduced(self, values: Array, over: Over) -> Array:
         """Return the numbers of tokens themselves, or their sum, mean or largest over each

@@ -20,10 +20,12 @@ from klbench.trainers import (
     liger,
     nemo_rl,
     openrlhf,
+    policy,
     read,
     rollout,
     rollout_areal,
     rollout_read,
+    rollout_roll,
     slime,
     trl,
     verl,
@@ -52,9 +54,11 @@ TRAINERS: tuple[Trainer, ...] = (
     *nemo_rl.TRAINERS,
     *slime.TRAINERS,
     *read.TRAINERS,
+    *policy.TRAINERS,
     *rollout.TRAINERS,
     *rollout_areal.TRAINERS,
     *rollout_read.TRAINERS,
+    *rollout_roll.TRAINERS,
 )
 
 

@@ -18,10 +18,12 @@ SHAPES: Mapping[str, Callable[[float], float]] = {
     "": float,
     "exp": lambda x: math.exp(min(x, FAR)),
     "exp_inverse": lambda x: math.exp(min(-x, FAR)),
-    "below": lambda x: 1.0 - x,
+    "below": lambda x: max(1.0 - x, 0.0),
     "above": lambda x: 1.0 + x,
 }
 """The shapes in which a number of an option stands in a combination, as in ``{name:exp}``."""
+IDLE = re.compile(r"(dual_clip|every_ratio|vaco|opsm|token_k1|seq_\w+):(0-)?inf(@\w+:\w+)?")
+"""A factor whose bounds are not set, which is 1."""
 NONE = "none"
 """Stands where a combination would, if there is no penalty."""
 TOKENS = "mean over the batch's tokens"
@@ -85,6 +87,10 @@ class Option:
         Other names of it, those of earlier versions.
     since
         The version that brought it.
+    unset
+        The words, or numbers, that switch a number off, and the number that does as much.
+    like
+        The option whose number it has where it is none.
     """
 
     path: str
@@ -94,6 +100,8 @@ class Option:
     formerly: tuple[str, ...] = ()
     before: tuple[tuple[str, Value], ...] = ()
     since: str = ""
+    unset: Mapping[Value, Value] = field(default_factory=dict)
+    like: str = ""
 
     def default_at(self, version: str) -> Value:
         """The default of a version."""
@@ -111,6 +119,8 @@ class Option:
         """
         read = _read(value) if isinstance(value, str) else value
         if not self.values:
+            if read in self.unset:
+                return self.unset[read]
             if isinstance(read, bool) or not isinstance(read, int | float):
                 raise ConfigError(f"{trainer}: {self.path} is a number, got {value!r}")
             return float(read)
@@ -297,7 +307,13 @@ class Trainer:
         on = {
             each.switch: True for each in self.known(version) if each.switch and each.path in chosen
         }
-        return {each.path: each.default_at(version) for each in self.known(version)} | on | chosen
+        found = {each.path: each.default_at(version) for each in self.known(version)} | on | chosen
+        copied = {
+            each.path: found[each.like]
+            for each in self.known(version)
+            if each.like and found[each.path] is None
+        }
+        return found | copied
 
     def row(self, version: str, settings: Mapping[str, Value]) -> Row:
         """The row that holds for all settings of a version.
@@ -336,8 +352,10 @@ class Trainer:
             for path, value in settings.items()
             if isinstance(value, float)
         }
-        numbers |= {f"{name}_inverse": _Number(1.0 / x) for name, x in numbers.items() if x}
-        combination = row.combination.format(**numbers)
+        numbers |= {
+            f"{name}_inverse": _Number(1.0 / x if x else math.inf) for name, x in numbers.items()
+        }
+        combination = _set_factors(row.combination.format(**numbers))
         named, normalisation = row.named or combination, ""
         computed = combination not in ("", NONE)
         if computed:
@@ -374,6 +392,15 @@ class _Number(float):
 
     def __format__(self, shape: str) -> str:
         return format(SHAPES[shape](self), ".12g")
+
+
+def _set_factors(combination: str) -> str:
+    """The combination without factors whose bounds are not set."""
+    parts = combination.split("/")
+    for k, correction in enumerate(parts[3:4], 3):
+        kept = [each for each in correction.split("*") if not IDLE.fullmatch(each)]
+        parts[k] = "*".join(kept) or NONE
+    return "/".join(parts)
 
 
 def length_mean(combination: str) -> str:

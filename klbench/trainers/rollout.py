@@ -3,15 +3,16 @@
 Each multiplies the policy's gradient alone, token by token; what a penalty in the reward adds to it
 is weighted so too, what stands in the loss is not. The rows are about k1 in the reward, summed over
 what follows. The factors are those of the tests beside the installed functions
-(``tests/trainers/test_corrections_installed.py``). The trust regions of verl's policy losses are
-weights of the steps since, to the policy before them.
+(``tests/trainers/test_corrections_installed.py``). Weights of the steps since, to the policy before
+them, are in :mod:`klbench.trainers.policy`.
 """
 
+import math
 from collections.abc import Iterator
 
-from klbench.trainers._trainer import RETURNS, Option, Row, Trainer, Value
+from klbench.trainers import policy
+from klbench.trainers._trainer import Option, Row, Trainer, Value
 
-TO_GO = "k1/reward_to_go/token/"
 ALONE = (
     "the engine's weight alone, as long as the policy has not moved since and nothing is clipped"
 )
@@ -21,28 +22,28 @@ def row(
     when: dict[str, tuple[Value, ...]], factors: str, where: str, coefficient: str, note: str = ""
 ) -> Row:
     """Return the row of an engine's weight on k1 in the reward, given as factors, or none."""
-    return Row(
-        when,
-        TO_GO + (factors or "none"),
-        where,
-        coefficient=coefficient,
-        note="; ".join(filter(None, (ALONE, note))),
-        normalisation=RETURNS,
-    )
+    return policy.row(when, factors, where, coefficient, note, of=ALONE)
 
 
+def joined(*factors: str) -> str:
+    """Return the product of factors, those of the engine's ratio."""
+    return "*".join(f"{each}@old:mu" for each in factors if each)
+
+
+ON = (True, False)
 VLLM = "vllm_importance_sampling_"
 MODES = {
-    "sequence_mask": "sequence_mask:{clip}",
-    "sequence_truncate": "truncated_sequence_ratio:{clip}",
-    "token_mask": "masked_ratio:0-{clip}",
-    "token_truncate": "truncated_ratio:{clip}",
+    "sequence_mask": "masked_sequence_ratio",
+    "sequence_truncate": "clipped_sequence_ratio",
+    "token_mask": "masked_ratio",
+    "token_truncate": "clipped_ratio",
 }
-ON = f"{VLLM}correction"
+BOUNDS = f":{{{VLLM}clip_min}}-{{{VLLM}clip_max}}"
+CORRECTED = f"{VLLM}correction"
 TRL_WHERE = "trl/trainer/grpo_trainer.py:GRPOTrainer._generate_and_score_completions"
 TRL_NOTE = (
     "GRPO's own penalty stands in the loss, where no such weight is: the two pull towards different"
-    " policies; off_policy_mask_threshold multiplies the policy's term with opsm:threshold@q:mu"
+    " policies; the weights of the policy's term besides are those of trl_policy"
 )
 TRL = Trainer(
     "trl_vllm",
@@ -51,28 +52,23 @@ TRL = Trainer(
     "1.16",
     "trl 1.16.0",
     (
-        Option(ON, True, (True, False)),
+        Option(CORRECTED, True, ON),
         Option(f"{VLLM}mode", "sequence_mask", tuple(MODES)),
-        Option(f"{VLLM}clip_max", 3.0),
+        Option(f"{VLLM}clip_min", 0.0, unset={None: 0.0}),
+        Option(f"{VLLM}clip_max", 3.0, unset={None: math.inf}),
         Option("beta", 0.05),
     ),
     (
-        row({ON: (False,)}, "", TRL_WHERE, "beta"),
+        row({CORRECTED: (False,)}, "", TRL_WHERE, "beta"),
         *(
-            row(
-                {f"{VLLM}mode": (mode,)},
-                factor.replace("{clip}", f"{{{VLLM}clip_max}}") + "@old:mu",
-                TRL_WHERE,
-                "beta",
-                f"{TRL_NOTE}; with clip_min the weight is 0, or moved to it, below that, too",
-            )
+            row({f"{VLLM}mode": (mode,)}, joined(factor + BOUNDS), TRL_WHERE, "beta", TRL_NOTE)
             for mode, factor in MODES.items()
         ),
     ),
 )
 
 ROLLOUT = "algorithm.rollout_correction."
-IS, CAP, RS, BOUND, BATCH = (
+IS, CAP, RS, BOUND, BATCH, BYPASS, TYPE = (
     ROLLOUT + each
     for each in (
         "rollout_is",
@@ -80,6 +76,8 @@ IS, CAP, RS, BOUND, BATCH = (
         "rollout_rs",
         "rollout_rs_threshold",
         "rollout_is_batch_normalize",
+        "bypass_mode",
+        "loss_type",
     )
 )
 REJECTIONS = tuple(
@@ -90,38 +88,68 @@ REJECTIONS = tuple(
 )
 WEIGHTS = {
     None: "",
-    "token": "truncated_ratio:{rollout_is_threshold}@old:mu",
-    "sequence": "truncated_sequence_ratio:{rollout_is_threshold}@old:mu",
+    "token": "truncated_ratio:{rollout_is_threshold}",
+    "sequence": "truncated_sequence_ratio:{rollout_is_threshold}",
 }
 
 
+WHERE = "verl/trainer/ppo/"
+BYPASSED = "the engine stands in the old policy's place"
+
+
 def _verl() -> Iterator[Row]:
-    for level, weight in WEIGHTS.items():
-        for rejection in (None, *REJECTIONS):
-            bounds = "{rollout_rs_threshold}"
-            if "k1" in str(rejection):
-                bounds = "{rollout_rs_threshold_inverse}-" + bounds
-            rejected = f"{rejection}:{bounds}@old:mu" if rejection else ""
+    for rejection in (None, *REJECTIONS):
+        bounds = "{rollout_rs_threshold}"
+        if "k1" in str(rejection):
+            bounds = "{rollout_rs_threshold_inverse}-" + bounds
+        rejected = f"{rejection}:{bounds}" if rejection else ""
+        clipped: dict[str, tuple[Value, ...]] = {
+            BYPASS: (True,),
+            TYPE: ("ppo_clip",),
+            RS: (rejection,),
+        }
+        weights = "*".join(filter(None, (policy.CLIPPED, policy.DUAL, rejected)))
+        where = f"{WHERE}core_algos.py:compute_policy_loss_bypass_mode"
+        note = f"{BYPASSED}, whatever rollout_is is"
+        yield policy.row(clipped, weights, where, policy.BETA, note)
+        for level, weight in WEIGHTS.items():
             for normalised in (False, True) if level else (False,):
-                yield _verls(level, rejection, weight, rejected, normalised=normalised)
+                for bypassed in (False, True):
+                    yield _verls(
+                        (level, rejection),
+                        (weight, rejected),
+                        normalised=normalised,
+                        bypassed=bypassed,
+                    )
 
 
 def _verls(
-    level: str | None, rejection: str | None, weight: str, rejected: str, *, normalised: bool
+    kinds: tuple[str | None, str | None],
+    factors: tuple[str, str],
+    *,
+    normalised: bool,
+    bypassed: bool,
 ) -> Row:
-    where = "verl/trainer/ppo/rollout_corr_helper.py:compute_rollout_correction_weights"
-    when: dict[str, tuple[Value, ...]] = {IS: (level,), RS: (rejection,)}
+    level, rejection = kinds
+    when: dict[str, tuple[Value, ...]] = {BYPASS: (bypassed,), IS: (level,), RS: (rejection,)}
     if level:
         when[BATCH] = (normalised,)
-    factors = "*".join(filter(None, (weight, rejected))) + (":normalised" if normalised else "")
     notes = (
         "with a threshold low_high the weight is masked_ratio:low-high (IcePop)" if level else "",
-        "the mean is that of all weights, whatever is rejected" if normalised and rejected else "",
+        "the mean is that of all weights, whatever is rejected" if normalised and rejection else "",
     )
-    return row(when, factors, where, COEFFICIENT, "; ".join(filter(None, notes)))
+    last = ":normalised" if normalised else ""
+    if bypassed:
+        weights = "*".join(filter(None, factors)) + last
+        when[TYPE] = ("reinforce",)
+        where = f"{WHERE}core_algos.py:compute_policy_loss_reinforce"
+        note = "; ".join(filter(None, (f"{BYPASSED}, and no ratio is in the loss", *notes)))
+        return policy.row(when, weights, where, policy.BETA, note)
+    weights = joined(*factors) + last
+    where = f"{WHERE}rollout_corr_helper.py:compute_rollout_correction_weights"
+    return row(when, weights, where, policy.BETA, "; ".join(filter(None, notes)))
 
 
-COEFFICIENT = "algorithm.kl_ctrl.kl_coef"
 VERL = Trainer(
     "verl_rollout",
     "verl rollout correction",
@@ -133,61 +161,15 @@ VERL = Trainer(
         Option(CAP, 2.0),
         Option(RS, None, (None, *REJECTIONS)),
         Option(BOUND, 2.0),
-        Option(BATCH, False, (True, False)),
-        Option(COEFFICIENT, 0.001),
+        Option(BATCH, False, ON),
+        Option(BYPASS, False, ON),
+        Option(TYPE, "ppo_clip", ("ppo_clip", "reinforce"), BYPASS),
+        Option(policy.CLIP + "low", 0.2),
+        Option(policy.CLIP + "high", 0.2),
+        Option(policy.CLIP + "c", 3.0),
+        Option(policy.BETA, 0.001),
     ),
     tuple(_verl()),
-)
-
-MODE_OF_LOSS, CLIP = "actor.policy_loss.loss_mode", "actor.clip_ratio_"
-TRUST = {
-    "vanilla": ("token_ratio@q:old", ""),
-    "gpg": ("", "without a ratio"),
-    "dppo_tv": ("dppo_tv:{clip_ratio_high}@q:old", "the ratio is cut off at clip_ratio_c besides"),
-    "dppo_kl": ("dppo_kl:{clip_ratio_high}@q:old", "the ratio is cut off at clip_ratio_c besides"),
-    "gspo": ("geometric_ratio@q:old", "as long as nothing is clipped"),
-    "cispo": ("clipped_ratio:{clip_ratio_low:below}-{clip_ratio_high:above}@q:old", ""),
-    "sapo": ("faded_ratio:{tau_pos}-{tau_neg}@q:old", ""),
-}
-NO_WEIGHT = {
-    "geo_mean": "the score of a sequence's mean clipped log-ratio: no weight of tokens",
-    "clip_cov": "vanilla, with single tokens drawn and left out",
-    "kl_cov": "vanilla, with |log q/old| on the tokens of largest covariance",
-    "dro": "without a ratio, with k2 to the old policy",
-}
-"""The policy losses of verl that are no weight on each token's score."""
-OF_POLICY = "verl/trainer/ppo/core_algos.py:compute_policy_loss_"
-VERL_POLICY = Trainer(
-    "verl_policy",
-    "verl policy loss",
-    "0.9.1",
-    "0.9.1",
-    "verl 0.9.1",
-    (
-        Option(MODE_OF_LOSS, "vanilla", (*TRUST, *NO_WEIGHT)),
-        Option(CLIP + "low", 0.2),
-        Option(CLIP + "high", 0.2),
-        Option("actor.tau_pos", 1.0),
-        Option("actor.tau_neg", 1.05),
-        Option(COEFFICIENT, 0.001),
-    ),
-    (
-        *(
-            Row(
-                {MODE_OF_LOSS: (mode,)},
-                TO_GO + (factors or "none"),
-                OF_POLICY + mode,
-                coefficient=COEFFICIENT,
-                note="; ".join(filter(None, ("of a penalty in the reward", note))),
-                normalisation=RETURNS,
-            )
-            for mode, (factors, note) in TRUST.items()
-        ),
-        *(
-            Row({MODE_OF_LOSS: (mode,)}, "", OF_POLICY + mode, note=note)
-            for mode, note in NO_WEIGHT.items()
-        ),
-    ),
 )
 
 LEVEL, MODE, GATING, HIGH = (
@@ -206,6 +188,7 @@ GATES = {
     ): "token_ratio@old:mu*seq_mean_binary_kl:{is_correction_threshold}@old:mu",
     ("seq", "mask", "tv"): "token_ratio@old:mu*seq_mean_tv:{is_correction_threshold}@old:mu",
 }
+OF_BOUNDS = "is_correction_threshold is 0.5 5 by default; one number alone has no lower bound"
 REFUSED = "refused: only a token's ratio is clipped"
 OPENRLHF = Trainer(
     "openrlhf_rollout",
@@ -230,7 +213,7 @@ OPENRLHF = Trainer(
                 factors,
                 "openrlhf/models/loss.py:PolicyLoss.forward",
                 "algo.kl.init_coef",
-                "the lower bound is 0.5 by default" if gating == "ratio" else "",
+                OF_BOUNDS if gating == "ratio" else "",
             )
             for (level, mode, gating), factors in GATES.items()
         ),
@@ -239,4 +222,4 @@ OPENRLHF = Trainer(
     ),
 )
 
-TRAINERS = (TRL, VERL, VERL_POLICY, OPENRLHF)
+TRAINERS = (TRL, VERL, OPENRLHF)

@@ -5,17 +5,12 @@ penalty is; the notes say where that one stands, and whether it has the weight t
 AReaL and ms-swift are the factors of the tests beside the installed functions.
 """
 
-from collections.abc import Iterator
+import math
 
-from klbench.trainers._trainer import LENGTH, TOKENS, Option, Row, Trainer, Value
-from klbench.trainers.rollout import row
+from klbench.trainers._trainer import LENGTH, TOKENS, Option, Row, Trainer
+from klbench.trainers.rollout import ON, joined, row
 
-ON = (True, False)
 UNWEIGHTED = "a penalty in the loss has no such weight"
-
-
-def _joined(*factors: str) -> str:
-    return "*".join(f"{each}@old:mu" for each in factors if each)
 
 
 SKY = "algorithm.off_policy_correction."
@@ -32,6 +27,10 @@ SKY_MASKS = {
     "product": "seq_sum_k1:{product_mask_high_inverse}-{product_mask_low_inverse}",
     "geometric": "seq_mean_k1:{geo_mask_high_inverse}-{geo_mask_low_inverse}",
 }
+SKY_OUTLIERS = (
+    "every_ratio:{outlier_token_is_threshold_low}-{outlier_token_is_threshold_high}",
+    "token_k1:{token_mask_is_threshold_high_inverse}-{token_mask_is_threshold_low_inverse}",
+)
 SKYRL = Trainer(
     "skyrl_rollout",
     "SkyRL correction",
@@ -47,16 +46,20 @@ SKYRL = Trainer(
         Option(SKY + "product_mask_high", 2.0),
         Option(SKY + "geo_mask_low", 0.99),
         Option(SKY + "geo_mask_high", 1.01),
+        *(
+            Option(f"{SKY}{which}_is_threshold_{side}", default, unset={None: default})
+            for which in ("outlier_token", "token_mask")
+            for side, default in (("low", 0.0), ("high", math.inf))
+        ),
         Option("algorithm.kl_loss_coef", 0.001),
     ),
     tuple(
         row(
             {SKY + "tis_ratio_type": (kind,), SKY + "sequence_mask_metric": (metric,)},
-            _joined(weight, mask),
+            joined(weight, mask, *SKY_OUTLIERS),
             SKY_WHERE,
             "algorithm.kl_loss_coef",
-            "outlier_token_is_threshold_low and _high multiply it with every_ratio:low-high,"
-            " token_mask_is_threshold_low and _high with token_k1:1/high-1/low; " + UNWEIGHTED,
+            UNWEIGHTED,
         )
         for kind, weight in SKY_WEIGHTS.items()
         for metric, mask in SKY_MASKS.items()
@@ -99,8 +102,14 @@ MS_SWIFT = Trainer(
     ),
 )
 
-BY_SEQUENCE, CORRECTED = "rho_mask_sequence_level", "use_rho_correction"
+BY_SEQUENCE, CORRECTED, BY_CHANGE = (
+    "rho_mask_sequence_level",
+    "use_rho_correction",
+    "rho_mask_tv_divergence",
+)
 RHO = "open_instruct/grpo_utils.py:compute_rho_correction"
+RHO_CLAMP = ":{rho_clamp_lower_bound}-{rho_clamp_upper_bound}"
+RHO_BOUNDS = ":{rho_mask_upper_bound_inverse}-{rho_mask_lower_bound_inverse}"
 OPEN_INSTRUCT = Trainer(
     "open_instruct_rollout",
     "open-instruct correction",
@@ -110,23 +119,32 @@ OPEN_INSTRUCT = Trainer(
     (
         Option(CORRECTED, True, ON),
         Option(BY_SEQUENCE, False, ON),
-        Option("rho_clamp_upper_bound", 2.0),
+        Option(BY_CHANGE, False, ON),
+        Option("rho_clamp_lower_bound", 0.0),
+        Option("rho_clamp_upper_bound", 2.0, unset={0.0: math.inf}),
+        Option("rho_mask_lower_bound", 0.0),
+        Option("rho_mask_upper_bound", math.inf, unset={0.0: math.inf}),
         Option("beta", 0.05),
     ),
     (
         row({CORRECTED: (False,)}, "", RHO, "beta", UNWEIGHTED),
         *(
             row(
-                {CORRECTED: (True,), BY_SEQUENCE: (whole,)},
-                f"{kind}{{rho_clamp_upper_bound}}@old:mu",
+                {CORRECTED: (True,), BY_SEQUENCE: (whole,), BY_CHANGE: (changes,)},
+                joined(kind + RHO_CLAMP, bounded),
                 RHO,
                 "beta",
-                f"rho_mask_lower_bound and _upper_bound multiply it with {mask}:1/upper-1/lower,"
-                f" or, with rho_mask_tv_divergence, with vaco:upper; {UNWEIGHTED}",
+                f"{BY_CHANGE} looks at no lower bound here; {UNWEIGHTED}"
+                if changes
+                else UNWEIGHTED,
             )
             for whole, kind, mask in (
-                (False, "truncated_ratio:", "token_k1"),
-                (True, "clipped_geometric_ratio:0-", "seq_mean_k1"),
+                (False, "clipped_ratio", "token_k1"),
+                (True, "clipped_geometric_ratio", "seq_mean_k1"),
+            )
+            for changes, bounded in (
+                (False, mask + RHO_BOUNDS),
+                (True, "vaco:{rho_mask_upper_bound}"),
             )
         ),
     ),
@@ -199,6 +217,7 @@ NEMO_RL = Trainer(
 
 SLIME_BOUNDS = ":{tis_clip_low}-{tis_clip}@old:mu"
 SLIME_WEIGHTS = {None: "clipped_ratio" + SLIME_BOUNDS, "icepop": "masked_ratio" + SLIME_BOUNDS}
+SLIME_MASKS = {False: "", True: "opsm:{opsm_delta}@q:old"}
 SLIME = Trainer(
     "slime_rollout",
     "slime correction",
@@ -210,80 +229,33 @@ SLIME = Trainer(
         Option("custom_tis_function_path", None, tuple(SLIME_WEIGHTS), "use_tis"),
         Option("tis_clip", 2.0, switch="use_tis"),
         Option("tis_clip_low", 0.0, switch="use_tis"),
+        Option("use_opsm", False, ON),
+        Option("opsm_delta", 1e-4, switch="use_opsm"),
         Option("kl_coef", 0.0),
     ),
     (
-        row({"use_tis": (False,)}, "", "slime/backends/megatron_utils/loss.py", "kl_coef"),
         *(
             row(
-                {"use_tis": (True,), "custom_tis_function_path": (path,)},
-                factors,
+                {"use_tis": (False,), "use_opsm": (masked,)},
+                mask,
+                "slime/backends/megatron_utils/loss.py",
+                "kl_coef",
+                UNWEIGHTED,
+            )
+            for masked, mask in SLIME_MASKS.items()
+        ),
+        *(
+            row(
+                {"use_tis": (True,), "custom_tis_function_path": (path,), "use_opsm": (masked,)},
+                "*".join(filter(None, (factors, mask))),
                 "slime/backends/megatron_utils/loss.py:policy_loss_function",
                 "kl_coef",
-                "use_opsm multiplies it with opsm:opsm_delta@q:old; icepop stands for the path of"
-                f" icepop_function; {UNWEIGHTED}",
+                f"icepop stands for the path of icepop_function; {UNWEIGHTED}",
             )
             for path, factors in SLIME_WEIGHTS.items()
+            for masked, mask in SLIME_MASKS.items()
         ),
     ),
-)
-
-IS, FILTER = "train_infer_correction.is_weight.", "train_infer_correction.filters."
-ROLL_WEIGHTS = {
-    "token": "truncated_ratio:{upper_bound}",
-    "geometric": "clipped_geometric_ratio:0-{upper_bound}",
-    "sequence": "truncated_sequence_ratio:{upper_bound}",
-    "segment": "",
-}
-ROLL_BOUNDS = ":{ratio_high_inverse}-{ratio_low_inverse}"
-ROLL_FILTERS = {
-    "token": "token_k1" + ROLL_BOUNDS,
-    "geometric": "seq_mean_k1" + ROLL_BOUNDS,
-    "sequence": "seq_sum_k1" + ROLL_BOUNDS,
-}
-
-
-def _roll() -> Iterator[Row]:
-    where = "roll/utils/train_infer_corrections.py:compute_train_infer_correction"
-    segments = "segments are turns of an agent, which no sequence has here"
-    yield Row({IS + "enabled": (True,), IS + "weight_type": ("segment",)}, "", where, note=segments)
-    for kind, weight in ((None, ""), *ROLL_WEIGHTS.items()):
-        if kind == "segment":
-            continue
-        when: dict[str, tuple[Value, ...]] = {IS + "enabled": (bool(kind),)}
-        if kind:
-            when[IS + "weight_type"] = (kind,)
-        for agg, mask in ((None, ""), *ROLL_FILTERS.items()):
-            filtered: dict[str, tuple[Value, ...]] = {FILTER + "enabled": (bool(agg),)}
-            if agg:
-                filtered[FILTER + "agg_type"] = (agg,)
-            yield row(
-                when | filtered,
-                _joined(weight, mask),
-                where,
-                "init_kl_coef",
-                "a penalty in the loss has no weight, but the filters; filters multiply, and"
-                " diff_enabled adds one by the change of the probability",
-            )
-
-
-ROLL = Trainer(
-    "roll_rollout",
-    "ROLL correction",
-    "2026-08",
-    "2026-08-19",
-    "alibaba/ROLL 8eb27cc",
-    (
-        Option(IS + "enabled", False, ON),
-        Option(IS + "weight_type", "token", tuple(ROLL_WEIGHTS), IS + "enabled"),
-        Option(IS + "upper_bound", 1.2, switch=IS + "enabled"),
-        Option(FILTER + "enabled", False, ON),
-        Option(FILTER + "agg_type", "token", tuple(ROLL_FILTERS), FILTER + "enabled"),
-        Option(FILTER + "ratio_low", 0.8, switch=FILTER + "enabled"),
-        Option(FILTER + "ratio_high", 1.2, switch=FILTER + "enabled"),
-        Option("init_kl_coef", 0.2),
-    ),
-    tuple(_roll()),
 )
 
 PRIME_LOSS = "src/prime_rl/trainer/rl/loss.py:"
@@ -345,7 +317,6 @@ TRAINERS = (
     OPEN_INSTRUCT,
     NEMO_RL,
     SLIME,
-    ROLL,
     PRIME_RL,
     PRIME_DISTILLATION,
 )

@@ -120,7 +120,10 @@ RLOO = Trainer(
             "trl/trainer/rloo_trainer.py:RLOOTrainer._generate_and_score_completions",
             coefficient="beta",
             normalisation=RETURNS,
-            note="of the policy that sampled, summed over tokens",
+            note=(
+                "of the policy that sampled, summed over tokens; later steps weigh it with"
+                " ppo_ratio@q:old of the whole sequence"
+            ),
         ),
     ),
     aliases={"trl_rloo": ""},

@@ -16,7 +16,8 @@ from klbench.trainers._trainer import (
     own_token,
 )
 
-PENALTY = "verl/trainer/ppo/core_algos.py:kl_penalty"
+CORE = "verl/trainer/ppo/core_algos.py:"
+PENALTY = f"{CORE}kl_penalty"
 LIMITS = "log-ratio to +-20, value to +-10"
 AVERAGES = {
     "token-mean": TOKENS,
@@ -73,8 +74,11 @@ def _in_reward() -> Iterator[Row]:
     """
     for advantages, baseline, note in (
         (("gae", "reinforce_plus_plus"), "to go", "before whitening"),
-        (("grpo",), "group", "before the division by the group's spread"),
-        (("rloo",), "others", ""),
+        (("remax",), "to go", "less the reward of the greedy completion"),
+        (("grpo", "grpo_vectorized"), "group", "before the division by the group's spread"),
+        (("reinforce_plus_plus_baseline",), "group", "before whitening"),
+        (("gpg",), "group", "times the batch over the number of its rewards that are not 0"),
+        (("rloo", "rloo_vectorized"), "others", ""),
     ):
         for estimator in ("k1", "abs", "k2", "k3_verl"):
             types = tuple(
@@ -94,6 +98,19 @@ def _in_reward() -> Iterator[Row]:
             )
 
 
+OPTIMAL = "less the group's mean at the same {}, weighted by squared scores so far: no baseline is"
+OTHERS = {
+    "opo": "less the group's mean, weighted by lengths: no baseline is",
+    "grpo_passk": "the best of a group alone has an advantage, that over the second best",
+    "gdpo": "made of the rewards by component: a penalty in the reward is left out",
+    "optimal_token_baseline": OPTIMAL.format("token"),
+    "tir_optimal_token_baseline": OPTIMAL.format("turn"),
+}
+"""The advantages that have no combination."""
+LATE = ("remax", "grpo_vectorized", "reinforce_plus_plus_baseline", "gpg", "rloo_vectorized")
+ADVANTAGES = ("gae", "reinforce_plus_plus", "grpo", "rloo", *LATE, *OTHERS)
+
+
 def _missing() -> tuple[Row, ...]:
     """The kinds that earlier versions have no code for."""
     plus = tuple(each for each in TYPES if each.endswith("+"))
@@ -102,6 +119,12 @@ def _missing() -> tuple[Row, ...]:
         Row({IN_LOSS: (True,), TYPE: plus}, "", PENALTY, until="0.7", note=refused),
         Row({IN_REWARD: (True,), PENALTY_TYPE: plus}, "", PENALTY, until="0.7", note=refused),
         NO_TOKEN_SUM,
+        Row(
+            {IN_REWARD: (True,), ESTIMATOR: (*LATE, *OTHERS)},
+            "",
+            until="0.8",
+            note="these advantages were read in 0.9.1 alone",
+        ),
     )
 
 
@@ -121,7 +144,7 @@ VERL = Trainer(
         Option(IN_REWARD, False, (True, False)),
         Option(PENALTY_TYPE, "kl", TYPES, IN_REWARD),
         Option("algorithm.kl_ctrl.kl_coef", 0.001, switch=IN_REWARD),
-        Option(ESTIMATOR, "gae", ("gae", "reinforce_plus_plus", "grpo", "rloo")),
+        Option(ESTIMATOR, "gae", ADVANTAGES),
     ),
     normaliser=ACTOR + "loss_agg_mode",
     normalisations=AVERAGES,
@@ -147,6 +170,10 @@ VERL = Trainer(
             note="the clamps are on the value; the gradient is k2's, without any",
         ),
         *_in_reward(),
+        *(
+            Row({IN_REWARD: (True,), ESTIMATOR: (name,)}, "", f"{CORE}compute_{name}", note=note)
+            for name, note in OTHERS.items()
+        ),
     ),
     aliases={
         "verl_kl_loss_k1": "kl_loss_type=k1",

@@ -126,6 +126,8 @@ def _more(trainer: Trainer, version: str, row: Row, source: Meaning) -> Iterator
         numbers.add(1.0)
     for name in set(PLACES.findall(row.combination)):
         path = trainer.option(name, version).path
+        if known[path].unset:
+            continue  # off by default: a number more a row would multiply what is tried
         axes[path] = [known[path].default_at(version), *sorted(numbers)]
     for values_of in product(*axes.values()):
         yield dict(zip(axes, values_of, strict=True))

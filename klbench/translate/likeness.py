@@ -6,6 +6,7 @@ a polynomial ``c`` in ``r`` and ``log r``. A constant in it changes no mean: tha
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from functools import cache
@@ -105,6 +106,9 @@ def _of(combination: Combination) -> Gradient:
     base = combination.correction.partition("@")[0].partition(":")[0]
     if combination.ratio_gradient and base not in PER_TOKEN:
         scope = base
+    weight = math.prod(each.on_policy for each in combination.factors)
+    if weight != 1.0:  # bounds without 1 change what the policy itself samples, too
+        scope += f" times {weight:g}"
     return Gradient(
         scope,
         None if found is None else frozenset(found),

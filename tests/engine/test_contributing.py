@@ -34,7 +34,7 @@ def checkout(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("klbench", "conf", "tests/contract", "tests/report"):
         shutil.copytree(ROOT / name, folder / name)
-    for name in ("tests/conftest.py", "pyproject.toml", "benchmarks/golden.py"):
+    for name in ("tests/conftest.py", "tests/audited.py", "pyproject.toml", "benchmarks/golden.py"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
     (line,) = SMALLEST

@@ -56,6 +56,10 @@ def test_there_is_something_to_run() -> None:
     assert len(COMMANDS) >= 20
 
 
+def test_no_merge_is_left_half_done() -> None:
+    assert [name for name, text in TEXTS.items() if re.search(r"^[<>]{7} ", text, re.M)] == []
+
+
 @pytest.mark.parametrize("code", BLOCKS, ids=range(len(BLOCKS)))
 def test_a_block_of_code_runs(code: str, tmp_path) -> None:
     ended = run(code, tmp_path)
@@ -71,9 +75,8 @@ def test_a_name_is_there_once_klbench_is_imported(name: str, tmp_path) -> None:
 def test_what_is_not_there_is_said_as_python_says_it(tmp_path) -> None:
     for owner in (
         klbench,
+        klbench.integrations,
         klbench.rlhf,
-        klbench.rlhf.testbed,
-        klbench.rlhf.language,
         klbench.gradients,
     ):
         for name in ("nothing", "_combinations", "__path"):

@@ -62,6 +62,11 @@ def gate(kind, m, q, bounds, advantage):
     return small(over(values), *bounds)
 
 
+def pushed_beyond(ratio, advantage, bounds):
+    """Whether a ratio is beyond the bound that a step along the advantage takes it to."""
+    return ratio > bounds[1] if advantage > 0 else advantage < 0 and ratio < bounds[0]
+
+
 def by_hand(kind, bounds, sequence, i, t):
     """The weight of token t of sequence i, of ``q`` over ``mu``."""
     here = MASK[i]
@@ -75,6 +80,19 @@ def by_hand(kind, bounds, sequence, i, t):
         return math.prod(ratio[: (t // int(bounds[0]) + 1) * int(bounds[0])])
     if kind == "truncated_decision_ratio":
         return min(math.prod(ratio[: t + 1]), bounds[0])
+    if kind == "dual_clip":
+        return float(own <= bounds[0] or ADVANTAGE[i, t] >= 0)
+    if kind in ("ppo_ratio", "ppo_geometric_ratio"):
+        clipped = kept if kind == "ppo_ratio" else math.prod(ratio) ** (1 / len(ratio))
+        return 0.0 if pushed_beyond(clipped, ADVANTAGE[i, t], bounds) else clipped
+    if kind == "gmpo":
+        ends = [bounds[int(a > 0)] for a in ADVANTAGE[i][here]]
+        beyond = [
+            pushed_beyond(each, a, bounds)
+            for each, a in zip(ratio, ADVANTAGE[i][here], strict=True)
+        ]
+        moved = [end if far else each for end, far, each in zip(ends, beyond, ratio, strict=True)]
+        return 0.0 if beyond[t] else math.prod(moved) ** (1 / len(ratio))
     if kind.endswith("geometric_ratio"):
         mean = math.prod(ratio) ** (1 / len(ratio))
         if kind.startswith("clipped"):
@@ -90,8 +108,8 @@ def by_hand(kind, bounds, sequence, i, t):
         return float(not away or gate("mean_vaco", m, q, bounds, None))
     if kind == "truncated_ratio":
         return min(kept, bounds[0])
-    if kind == "clipped_ratio":
-        return min(max(kept, bounds[0]), bounds[1])
+    if kind in ("clipped_ratio", "clipped_sequence_ratio"):
+        return min(max(kept if kind == "clipped_ratio" else whole, bounds[0]), bounds[1])
     if kind == "masked_ratio":
         return kept if within(kept, *bounds) else 0.0
     if kind == "truncated_sequence_ratio":

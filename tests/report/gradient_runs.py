@@ -14,7 +14,7 @@ from markupsafe import escape
 from klbench.columns import COMBINATIONS
 from klbench.report.blocks import Block, Bullets, Paragraph, Table
 from klbench.studies.gradient.columns import ARROWS, GRADIENTS
-from klbench.studies.lambda_.columns import LAMBDA
+from klbench.studies.lambda_.columns import LAMBDA, compared
 from klbench.studies.same_kl.columns import SHAPES
 from klbench.studies.staleness.columns import STALENESS
 
@@ -165,7 +165,7 @@ def lambda_table(*gaps: float, **others: Any) -> dict[str, pd.DataFrame]:
         )
         for i, gap in enumerate(gaps)
     ]
-    return {"lambda": pd.concat(rows, ignore_index=True)}
+    return {"lambda": compared(pd.concat(rows, ignore_index=True))}
 
 
 def shape_table(*rows: tuple[str, float, float, str]) -> dict[str, pd.DataFrame]:

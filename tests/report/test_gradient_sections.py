@@ -35,6 +35,7 @@ from klbench.report.blocks import Block, Details, Figure, Lead, Paragraph
 from klbench.studies.gradient import section as gradient_section
 from klbench.studies.gradient import tables as gradient_tables
 from klbench.studies.lambda_ import section as lambda_section
+from klbench.studies.lambda_.columns import compared
 from klbench.studies.same_kl import section as same_kl_section
 from klbench.studies.staleness import section as staleness_section
 from klbench.studies.staleness import tables as staleness_tables
@@ -314,6 +315,14 @@ def test_the_two_lambdas_are_compared() -> None:
     assert opening(lambda_section.lead(lambda_table(0.0, 0.001))).startswith("Yes")
 
 
+def test_lambdas_are_one_where_less_than_0_03_apart() -> None:
+    ends = [(1.0, 1.029), (1.029, 1.0), (0.0, 0.03), (math.nan, 1.0), (math.inf, math.inf)]
+    found = compared(pd.DataFrame(ends, columns=["lambda_value", "lambda_gradient"]))
+    assert found["one_lambda"].to_list() == [True, True, False, False, False]
+    assert found["lambda_gap"].to_list()[:3] == pytest.approx([0.029, 0.029, 0.03])
+    assert found["lambda_gap"].isna().to_list()[3:] == [True, True]
+
+
 def test_one_pair_is_no_line() -> None:
     lead = lambda_section.lead(lambda_table(0.5))
     assert lead.figure is not None
@@ -330,6 +339,7 @@ def test_one_pair_is_no_line() -> None:
 def test_a_lambda_that_is_not_known(make_run: MakeRun, column: str, odd: float) -> None:
     tables = lambda_table(0.0, 0.5)
     tables["lambda"].loc[0, column] = odd
+    tables["lambda"] = compared(tables["lambda"])
     page = render(make_run(content=tables, study="lambda")).read_text(encoding="utf-8")
     assert "The best λ</h2>" in page
     assert "<i>" not in page

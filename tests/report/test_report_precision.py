@@ -12,7 +12,7 @@ import pytest
 from opening import said
 
 from klbench.report import render
-from klbench.studies.precision.columns import PRECISION
+from klbench.studies.precision.columns import PRECISION, judged
 from klbench.studies.precision.section import build, lead
 from klbench.studies.precision.section_data import load
 
@@ -40,7 +40,7 @@ def content(*extra: pd.DataFrame) -> dict[str, pd.DataFrame]:
         for sign in (-1, 1)
     ]
     rows += [row(decade, 2 * EPS, variant="here") for decade in range(-6, 2)]
-    return {"precision": pd.concat([*rows, *extra], ignore_index=True)}
+    return {"precision": judged(pd.concat([*rows, *extra], ignore_index=True))}
 
 
 def table(tables):
@@ -71,7 +71,7 @@ def test_a_careless_formula_of_klbench_is_marked() -> None:
 
 def test_a_formula_that_is_never_off_is_praised_only_for_that() -> None:
     fine = content()
-    fine["precision"]["max_rel_error"] = 1e-7
+    fine["precision"] = judged(fine["precision"].assign(max_rel_error=1e-7))
     assert "is off by 1.0×10⁻⁷ of the value at most" in said(lead(fine))
 
 
@@ -85,10 +85,12 @@ def test_errors_without_bound_are_errors(odd: float) -> None:
 
 def test_lost_stretches_apart_are_told_apart() -> None:
     rows = [row(decade, 0.5 if decade in (-3, 0) else 0.0) for decade in range(-3, 3)]
-    (curve,) = load({"precision": pd.concat(rows)}).curves
-    assert curve.reaching(0.01) == "below 0.01 and from 1 to 10"
-    assert curve.reaching(0.0) == "everywhere"
-    assert curve.reaching(1.0) == ""
+    (curve,) = load({"precision": judged(pd.concat(rows))}).curves
+    assert curve.where_lost() == "below 0.01 and from 1 to 10"
+    assert curve.where_lost(gradient=True) == curve.where_lost()
+    for error, where in ((0.01, "everywhere"), (0.0099, "")):
+        (curve,) = load({"precision": judged(pd.concat(rows).assign(max_rel_error=error))}).curves
+        assert curve.where_lost() == where
 
 
 def test_the_page_shows_what_leaves_the_scale(make_run) -> None:

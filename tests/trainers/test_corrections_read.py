@@ -80,15 +80,13 @@ def test_skyrls_weights(kind, metric) -> None:
 
 
 @pytest.mark.parametrize(
-    ("which", "factor"),
-    [("outlier_token", "every_ratio:0.6-1.6"), ("token_mask", f"token_k1:{1 / 1.6}-{1 / 0.6}")],
+    "which",
+    ["outlier_token", "token_mask"],
 )
-def test_skyrls_masks_by_tokens(which, factor) -> None:
+def test_skyrls_masks_by_tokens(which) -> None:
     bounds = {f"{which}_is_threshold_low": 0.6, f"{which}_is_threshold_high": 1.6}
     theirs = skyrl(tis_ratio_type=None, sequence_mask_metric=None, **bounds)
-    mine = corrections.weight(f"{factor}@old:mu", SIDES, MASK).expand(N, T).where(MASK, 0.0)
-    assert both(mine)
-    torch.testing.assert_close(theirs.where(MASK, 0.0), mine)
+    agree(theirs, " ".join(("skyrl_rollout", *(f"{k}={v}" for k, v in bounds.items()))))
 
 
 AREAL = [
@@ -137,54 +135,6 @@ def test_ms_swifts_weights(mode) -> None:
     agree(found, words)
 
 
-class Config(SimpleNamespace):
-    """verl's configuration of an actor."""
-
-    def get(self, name, default):
-        return getattr(self, name, default)
-
-
-@pytest.mark.parametrize(
-    ("mode", "low", "high"),
-    [
-        ("dppo_tv", 0.04, 0.04),
-        ("dppo_kl", 0.01, 0.01),
-        ("gspo", 1e6, 1e6),
-        ("cispo", 0.1, 0.25),
-        ("sapo", 0.2, 0.2),
-    ],
-)
-def test_verls_trust_regions(mode, low, high) -> None:
-    """What multiplies each token's advantage and score."""
-    file = "verl/trainer/ppo/core_algos.py"
-    made = taken(
-        "verl",
-        file,
-        f"compute_policy_loss_{mode}",
-        ActorConfig=Config,
-        AlgoConfig=dict,
-        agg_loss=lambda loss_mat, loss_mask, **_: (loss_mat * loss_mask).sum(),
-        verl_F=SimpleNamespace(masked_mean=lambda x, mask: x.mean()),
-    )
-    config = Config(
-        clip_ratio=high,
-        clip_ratio_low=low,
-        clip_ratio_high=high,
-        clip_ratio_c=20.0,
-        tau_pos=1.0,
-        tau_neg=3.0,
-        global_batch_info={},
-    )
-    log_prob = Q.clone().requires_grad_()
-    loss, _ = made(OLD, log_prob, ADVANTAGE, LOSS_MASK, config=config)
-    (slope,) = torch.autograd.grad(-loss, log_prob)
-    found = slope / ADVANTAGE
-    options = "" if mode == "gspo" else f"clip_ratio_low={low} clip_ratio_high={high} tau_neg=3"
-    mine = row(f"verl_policy loss_mode={mode} {options}")
-    assert mode in ("gspo", "cispo", "sapo") or both(mine)
-    torch.testing.assert_close(found.where(MASK, 0.0), mine, rtol=1e-6, atol=1e-12)
-
-
 def inside(x: Tensor, low: float, high: float) -> Tensor:
     return (x >= low) & (x <= high)
 
@@ -197,11 +147,22 @@ BY_SEQUENCE = " sequence_level_importance_ratios=true"
 FILTER = "filters.enabled=true ratio_low=0.6 ratio_high=1.6 agg_type="
 IS = "is_weight.enabled=true upper_bound=1.1 weight_type="
 SLIME = "slime_rollout tis_clip=1.2 tis_clip_low=0.9"
+VLLM = "vllm_importance_sampling_"
+TRL = f"trl_vllm {VLLM}clip_min=0.8 {VLLM}clip_max=1.2 {VLLM}mode="
 FORMULAS = {
+    f"{TRL}token_mask": RATIO * inside(RATIO, 0.8, 1.2),
+    f"{TRL}token_truncate": RATIO.clamp(0.8, 1.2),
+    f"{TRL}sequence_mask": WHOLE * inside(WHOLE, 0.8, 1.2),
+    f"{TRL}sequence_truncate": WHOLE.clamp(0.8, 1.2),
     "open_instruct_rollout rho_clamp_upper_bound=1.1": RATIO.clamp(max=1.1),
     "open_instruct_rollout rho_mask_sequence_level=true rho_clamp_upper_bound=1.1": (
         GEOMETRIC.clamp(max=1.1)
     ),
+    "open_instruct_rollout rho_mask_lower_bound=0.6 rho_mask_upper_bound=1.6": (
+        RATIO.clamp(max=2.0) * inside(RATIO, 0.6, 1.6)
+    ),
+    "open_instruct_rollout rho_mask_sequence_level=true rho_mask_upper_bound=1.1"
+    " rho_clamp_lower_bound=0.9": (GEOMETRIC.clamp(0.9, 2.0) * (GEOMETRIC <= 1.1)),
     f"{NEMO}tis": RATIO.clamp(0.7, 1.5),
     f"{NEMO}tis{BY_SEQUENCE}": WHOLE.clamp(max=1.5),
     f"{NEMO}icepop": RATIO * inside(RATIO, 0.7, 1.5),
@@ -240,9 +201,7 @@ def test_vacos_mask_lets_pass_what_the_advantage_pushes_back() -> None:
     """``rho_mask_tv_divergence`` of open-instruct, for an upper bound."""
     apart = (((RATIO - 1).abs() * MASK).sum(-1, keepdim=True) / LENGTH).expand(N, T)
     dropped = (apart > 0.3) & (torch.sign(OLD - MU) * ADVANTAGE > 0)
-    found = corrections.weight(
-        "truncated_ratio:2@old:mu*vaco:0.3@old:mu", SIDES, MASK, advantage=ADVANTAGE
-    ).where(MASK, 0.0)
+    found = row("open_instruct_rollout rho_mask_tv_divergence=true rho_mask_upper_bound=0.3")
     assert both(found)
     torch.testing.assert_close((RATIO.clamp(max=2.0) * ~dropped).where(MASK, 0.0), found)
 
@@ -251,7 +210,8 @@ def test_slimes_mask_of_sequences() -> None:
     """``use_opsm``, to whichever policy is the old one."""
     apart = ((OLD - Q) * MASK).sum(-1, keepdim=True) / LENGTH
     own = ADVANTAGE[:, :1].expand(N, T)
-    found = corrections.weight("opsm:0.05@q:old", SIDES, MASK, advantage=own)
+    combination = gradients.get(trainers.parse("slime_rollout opsm_delta=0.05").combination)
+    found = corrections.product(combination.factors, SIDES, MASK, advantage=own)
     dropped = (own[:, :1] < 0) & (apart > 0.05)
     torch.testing.assert_close(found.expand(N, T), (~dropped).to(F64).expand(N, T))
     assert 0 < int(dropped.sum()) < N

@@ -82,10 +82,9 @@ def test_whatever_is_set_is_known(trainer) -> None:
             for each in trainer.known(version)
             if each.values and each.path != trainer.normaliser
         ]
+        paths, defaults = [each.path for each in choices], trainer.settings({}, version)
         for values in product(*(each.values for each in choices)):
-            trainer.meaning(
-                version, {each.path: value for each, value in zip(choices, values, strict=True)}
-            )
+            trainer.row(version, defaults | dict(zip(paths, values, strict=True)))
 
 
 def test_the_same_divided_by_the_length_is_the_same() -> None:

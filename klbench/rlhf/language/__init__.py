@@ -5,13 +5,3 @@
 :mod:`klbench.rlhf.language.reward_world` a reward model; :mod:`klbench.rlhf.language.sft` comes
 before them.
 """
-
-from __future__ import annotations
-
-from types import ModuleType
-
-from klbench.registry import submodule
-
-
-def __getattr__(name: str) -> ModuleType:
-    return submodule(__name__, name)

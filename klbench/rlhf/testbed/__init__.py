@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +27,6 @@ from klbench import streams
 from klbench.policies import Name
 from klbench.policies.shapes import POLICIES, Policy
 from klbench.policies.tree import Tree
-from klbench.registry import submodule
 from klbench.types import RunError
 
 IDENTITY_TOLERANCE = 1e-9
@@ -39,10 +37,6 @@ ALIGNED = 8
 """Numbers of float64 in 64 bytes."""
 REWARD_SPREAD = 0.8
 """Standard deviation, about, of what the reward squashes."""
-
-
-def __getattr__(name: str) -> ModuleType:
-    return submodule(__name__, name)
 
 
 class Exact(NamedTuple):

@@ -5,18 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from klbench.report import cells
-from klbench.report.blocks import (
-    Block,
-    Cell,
-    Details,
-    Heading,
-    Lead,
-    Paragraph,
-    Section,
-    Tables,
-    Text,
-)
+from klbench.report import blocks, cells
+from klbench.report.blocks import Block, Cell, Lead, Section, Tables, Text
 from klbench.report.tables import Row, select, table
 from klbench.studies.dpo import section_figures
 from klbench.studies.dpo.columns import DPO_FINAL, DPO_OPTIMA, DPO_RATES, DPO_SEEN, KTO_POINTS
@@ -91,36 +81,36 @@ POINTS = select("pairs step kl:number point:number mismatched:number bias", pair
 
 def build(tables: Tables) -> Sequence[Block]:
     """Return what diverged, figures and tables of each run."""
-    blocks: list[Block] = []
+    found: list[Block] = []
     for run in load(tables):
-        blocks += [Heading(run.label)] if run.label else []
-        blocks += [Paragraph(SAY.diverged(run.diverged), "warning")] if run.diverged else []
-        blocks += [
+        found += [blocks.Heading(run.label)] if run.label else []
+        found += [blocks.Paragraph(SAY.diverged(run.diverged), "warning")] if run.diverged else []
+        found += [
             *section_figures.figures(run),
             table("After training", DPO_FINAL, run.final, FINAL),
         ]
         if run.optima:
-            blocks.append(
+            found.append(
                 table("Each loss's own optimum, exact", DPO_OPTIMA, [*run.optima.values()], OPTIMA)
             )
         if seen := run.rows(DPO_SEEN):
-            blocks.append(
-                Details(
+            found.append(
+                blocks.Details(
                     SAY.estimates_title(),
                     [table("Estimates of standard DPO's KL(q‖p)", DPO_SEEN, seen, SEEN)],
                 )
             )
         if points := run.rows(KTO_POINTS):
-            blocks.append(
-                Details(
+            found.append(
+                blocks.Details(
                     SAY.points_title(),
                     [
-                        Paragraph(SAY.points_caption()),
+                        blocks.Paragraph(SAY.points_caption()),
                         table("Reference points", KTO_POINTS, points, POINTS),
                     ],
                 )
             )
-    return blocks
+    return found
 
 
 TERMS = (

@@ -28,6 +28,7 @@ from klbench.gradients.surrogate import centred, ratio
 from klbench.lm import loading, prompts
 from klbench.metrics.tails import pareto_khat
 from klbench.rows import Rows
+from klbench.studies.horizon.columns import Z95
 from klbench.studies.horizon.levels import gaps
 from klbench.studies.horizon.series import row_of
 from klbench.threads import one_thread
@@ -38,7 +39,6 @@ PROMPT, HALF = 8, 44
 LENGTHS = (8, 16, 32, 64, 128, 256)
 BATCHES, GROUP = 16, 8
 NEVER = -1e30
-Z95 = 1.96
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from klbench.gradients import recursion
 from klbench.policies import markov
 from klbench.policies.markov import Chain
 from klbench.rows import Row, Rows
+from klbench.studies.horizon.columns import Z95
 from klbench.studies.horizon.series import chain, off_and_noise
 
 KNOWN: Mapping[int, float] = {2: 0.149, 4: 0.227, 8: 0.268, 128: 0.307, 1024: 0.310}
@@ -23,7 +24,6 @@ TOKEN_LOSS = "full_loss"
 REACHED = 0.95
 NEAR, SOON = 8, 64
 """Lengths from which growth is taken, and within which what levels off has done so."""
-Z = 1.96
 
 
 def median(values: Sequence[float]) -> tuple[float, float, float]:
@@ -215,4 +215,4 @@ def sampled_row(sampled: Sequence[Row], horizon: Sequence[Row], found: Sequence[
 
 
 def _around(value: float, se: float) -> tuple[float, float, float]:
-    return value, max(value - Z * se, 0.0), value + Z * se
+    return value, max(value - Z95 * se, 0.0), value + Z95 * se

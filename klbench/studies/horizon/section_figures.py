@@ -10,10 +10,10 @@ from klbench.report.plots import Axis, Line, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
 from klbench.rows import distinct, where
+from klbench.studies.horizon.columns import Z95
 from klbench.studies.horizon.section_data import TOKEN_LOSS, Horizon, biased
 
 SAY = prose(__package__)
-Z95 = 1.96
 SEQUENCE = "k1/reward_to_go/token/sequence_ratio"
 
 

@@ -12,6 +12,7 @@ from klbench.context import Context
 from klbench.pairs import Pair
 from klbench.schema import Tables
 from klbench.studies.gradient.rows import exactly, length, over
+from klbench.studies.lambda_.columns import compared
 from klbench.studies.lambda_.options import LambdaOptions
 from klbench.study import Summary
 from klbench.types import Skip
@@ -75,7 +76,7 @@ def measure(pair: Pair) -> dict[str, Any]:
 def run(options: LambdaOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Table ``lambda``: one row a pair."""
     rows = context.collect(measure, [(pair.title, (pair,)) for pair in options.pairs], short=True)
-    return {"lambda": pd.DataFrame(rows)} if rows else {}
+    return {"lambda": compared(pd.DataFrame(rows))} if rows else {}
 
 
 def summarize(results: Tables) -> list[Summary]:

@@ -33,8 +33,6 @@ GRADIENT = {
     "gradient_rel_std_value_best": LAMBDAS["lambda_value"],
     "gradient_rel_std_gradient_best": LAMBDAS["lambda_gradient"],
 }
-CLOSE = 0.03
-"""Lambdas that are no further apart count as one."""
 MAX_SERIES = 4
 
 
@@ -48,8 +46,8 @@ def _series(tables: Tables) -> dict[str, list[Row]]:
 
 
 def _gap(row: Row) -> float:
-    gap = abs(float(row["lambda_value"]) - float(row["lambda_gradient"]))
-    return gap if math.isfinite(gap) else -1.0
+    """Return how far apart the two lambdas are, for sorting; -1 where one is not finite."""
+    return float(row["lambda_gap"]) if math.isfinite(row["lambda_gap"]) else -1.0
 
 
 def _shown(x: float, digits: int = 3) -> str:
@@ -68,7 +66,7 @@ def lead(tables: Tables) -> Lead:
         return Lead(SAY.question(), SAY.nothing(), None)
     row, name = apart
     both = [_shown(row[key], 2) for key in LAMBDAS]
-    verdict = SAY.verdict(0 <= _gap(row) < CLOSE, name, short(row["kl_qp"], 2), *both)
+    verdict = SAY.verdict(row["one_lambda"], name, short(row["kl_qp"], 2), *both)
     more = []
     for series, rows in list(found.items())[: MAX_SERIES - 1]:
         known = [row for row in rows if math.isfinite(row["noise_lost"])]

@@ -16,6 +16,7 @@ import torch
 from klbench import divergences, streams
 from klbench.context import Context
 from klbench.estimators.bregman import bregman
+from klbench.studies.precision.columns import judged
 from klbench.studies.precision.options import Name, PrecisionOptions
 
 DIGITS = 60
@@ -133,4 +134,4 @@ def run(options: PrecisionOptions, context: Context) -> dict[str, pd.DataFrame]:
                         rows.append(key | {"log_ratio": sign * 10.0 ** (decade + 0.5)} | found)
                 done += 1
                 context.progress(done, total, f"{estimator} {dtype}")
-    return {"precision": pd.DataFrame(rows)}
+    return {"precision": judged(pd.DataFrame(rows))}

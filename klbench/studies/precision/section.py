@@ -11,8 +11,8 @@ from klbench.report import cells
 from klbench.report.blocks import Block, Cell, Column, Details, Lead, Section, Table, Tables, Text
 from klbench.report.numbers import number, percent
 from klbench.report.prose import prose
-from klbench.studies.precision.columns import PRECISION
-from klbench.studies.precision.section_data import HERE, LOST, Curve, Data, decades, load
+from klbench.studies.precision.columns import LOST, PRECISION
+from klbench.studies.precision.section_data import HERE, Curve, Data, decades, load
 from klbench.studies.precision.section_figures import figure
 
 SAY = prose(__package__)
@@ -119,9 +119,9 @@ def _cells(curve: Curve) -> list[Cell]:
         Cell(number(curve.ulp), curve.ulp, "good" if curve.ulp <= CARE else "bad"),
         Cell(number(max(curve.error)), max(curve.error)),
         Cell(worst, float(curve.worst_decade)),
-        Cell(curve.reaching(LOST) or "nowhere", curve.start),
+        Cell(curve.where_lost() or "nowhere", curve.start),
         Cell(number(max(curve.gradient)), max(curve.gradient)),
-        Cell(curve.reaching(LOST, gradient=True) or "nowhere"),
+        Cell(curve.where_lost(gradient=True) or "nowhere"),
         Cell("0 %" if negative == 0 else percent(negative), negative, "bad" if negative else ""),
     ]
 

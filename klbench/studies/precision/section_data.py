@@ -10,11 +10,10 @@ import pandas as pd
 
 from klbench.report.axes import tick
 from klbench.report.blocks import Tables
+from klbench.studies.precision.columns import ERRORS
 
 HERE = "here"
 VARIANTS = ("as written", "with expm1", HERE)
-LOST = 0.01
-"""A relative error beyond which a value is of little use."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,8 @@ class Curve:
     error: Sequence[float]
     gradient: Sequence[float]
     negative: Sequence[float]
+    lost: Sequence[bool]
+    gradient_lost: Sequence[bool]
 
     @property
     def ulp(self) -> float:
@@ -45,17 +46,17 @@ class Curve:
         found = [i for i, each in enumerate(self.decades) if each == decade]
         return (self.error[found[0]], self.negative[found[0]]) if found else None
 
-    def reaching(self, limit: float, *, gradient: bool = False) -> str:
-        """Return the decades whose worst error reaches a limit, in words.
+    def where_lost(self, *, gradient: bool = False) -> str:
+        """Return the decades where the value or the gradient is lost, in words.
 
         Empty if there are none.
         """
-        values = self.gradient if gradient else self.error
+        flags = self.gradient_lost if gradient else self.lost
         stretches: list[list[int]] = []
-        for decade, value in zip(self.decades, values, strict=True):
-            if value >= limit and stretches and stretches[-1][1] == decade:
+        for decade, lost in zip(self.decades, flags, strict=True):
+            if lost and stretches and stretches[-1][1] == decade:
                 stretches[-1][1] = decade + 1
-            elif value >= limit:
+            elif lost:
                 stretches.append([decade, decade + 1])
         low, high = self.decades[0], self.decades[-1] + 1
         said = []
@@ -71,10 +72,8 @@ class Curve:
     @property
     def start(self) -> float:
         """The ``|log r|`` from which down the value is lost, for sorting; 0 where it never is."""
-        lost = [
-            decade for decade, value in zip(self.decades, self.error, strict=True) if value >= LOST
-        ]
-        return 10.0 ** (max(lost) + 1) if lost else 0.0
+        found = [decade for decade, lost in zip(self.decades, self.lost, strict=True) if lost]
+        return 10.0 ** (max(found) + 1) if found else 0.0
 
 
 def decades(start: int, stop: int) -> str:
@@ -112,17 +111,20 @@ class Data:
 
 def _curve(key: tuple[str, str, str], rows: pd.DataFrame) -> Curve:
     # A NaN is an error without bound: a formula that gives none must not look exact.
-    numbers = (
-        rows[["max_rel_error", "max_gradient_rel_error", "frac_negative"]]
-        .astype(float)
-        .fillna(math.inf)
-    )
-    worst = numbers.groupby(rows["decade"].astype(int)).max()
+    numbers = ["max_rel_error", "max_gradient_rel_error", "frac_negative"]
+    known = rows[[*numbers, *ERRORS]].astype(float).fillna(math.inf)
+    worst = known.groupby(rows["decade"].astype(int)).max()
+    error, gradient, negative = ([float(x) for x in worst[column]] for column in numbers)
+    lost, gradient_lost = ([x > 0 for x in worst[column]] for column in ERRORS)
     return Curve(
         *key,
         float(rows["eps"].iloc[0]),
         [int(decade) for decade in worst.index],
-        *([float(x) for x in worst[column]] for column in numbers),
+        error,
+        gradient,
+        negative,
+        lost,
+        gradient_lost,
     )
 
 

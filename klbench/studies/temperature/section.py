@@ -68,8 +68,8 @@ def _line(rows: Sequence[Row], name: str) -> Line:
         ENTRIES[name],
         [float(row["temperature"]) for row in known],
         value,
-        [x - 1.96 * each for x, each in zip(value, half, strict=True)],
-        [x + 1.96 * each for x, each in zip(value, half, strict=True)],
+        [x - numbers.Z95 * each for x, each in zip(value, half, strict=True)],
+        [x + numbers.Z95 * each for x, each in zip(value, half, strict=True)],
     )
 
 
