@@ -27,9 +27,9 @@ RATIOS = np.exp(np.linspace(math.log(0.4), math.log(1.9), 24))
 SIX = np.array([1.5, -1.5, 2.5, -0.9, 1.2, -1.1])
 """Three advantages of each sign: less their mean, which is not 0, they keep it."""
 LARGE = 100.0
-"""How many times as large they are where a penalty may be a part of the advantages."""
+"""The factor of advantages of which a penalty may be a part."""
 STEP, FAR = 0.05, 1.5
-"""How far the log-probabilities of rollout and older policy are apart, within usual bounds and
+"""Differences of log-probabilities of rollout and older policy, within usual bounds and
 beyond them.
 """
 
