@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.metadata
-import importlib.util
 import pkgutil
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -31,22 +30,6 @@ def unknown(
     near = difflib.get_close_matches(name, [*names, *aliases], n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? Available" if near else "available"
     return ConfigError(f"unknown {kind} {shown}; {hint}: {', '.join(names)}")
-
-
-def submodule(package: str, name: str) -> ModuleType:
-    """A module of a package, imported when it is first asked for as an attribute.
-
-    What a package's ``__getattr__`` gives, where settings read the package's light declarations
-    and its other modules load torch or language models.
-
-    Raises
-    ------
-    AttributeError
-        The package has no public module of that name.
-    """
-    if name.startswith("_") or importlib.util.find_spec(f"{package}.{name}") is None:
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
-    return importlib.import_module(f"{package}.{name}")
 
 
 def load(name: str) -> ModuleType:

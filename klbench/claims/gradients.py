@@ -100,9 +100,7 @@ def score_identity(seed: int) -> Finding:
 )
 def k1_loss_nothing(seed: int, coefficient: Coefficient | None = None) -> Finding:
     """``∇(log q/p)`` is the score itself."""
-    import torch
-
-    slope = coefficient or (lambda rollouts: torch.ones_like(rollouts.log_q))
+    slope = coefficient or (lambda rollouts: rollouts.log_q.new_ones(rollouts.log_q.shape))
     of, length = task(), float(task().gradient("kl_qp").norm())
     mean, spread = float(expected(of, slope).norm()), noise(of, slope)
     return Finding(
@@ -273,7 +271,8 @@ def mask_on_policy_alone(seed: int, name: str = "mask_on_policy_alone") -> Findi
     """Compare objectives at their optimum, where the exact gradient is 0, in units of that of the
     penalty.
     """
-    objective = gradients.objective
+    from klbench.gradients import objective
+
     of, alike = task(mismatch=MISMATCH), task()
     length = float(of.gradient("kl_qp").norm())
     off = {

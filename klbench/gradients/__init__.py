@@ -10,7 +10,6 @@ in closed form, or from samples.
 from __future__ import annotations
 
 from dataclasses import replace
-from types import ModuleType
 
 from klbench import trainers
 from klbench.gradients._combination import (
@@ -22,7 +21,7 @@ from klbench.gradients._combination import (
     Placement,
 )
 from klbench.gradients.spec import grid, parse
-from klbench.registry import Registry, submodule
+from klbench.registry import Registry
 
 registry: Registry[Combination] = Registry("combination", __name__, modules=("named",))
 
@@ -50,10 +49,6 @@ def get(name: str) -> Combination:
         No such name, or the parts do not go together.
     """
     return parse(name) if "/" in name else registry.get(name)
-
-
-def __getattr__(name: str) -> ModuleType:
-    return submodule(__name__, name)
 
 
 __all__ = [

@@ -6,13 +6,3 @@ made of, :mod:`klbench.rlhf.losses` and :mod:`klbench.rlhf.preferences`. :mod:`k
 is a world where all is known, for stacked replicas; :mod:`klbench.rlhf.language` is one of language
 models. Each has a ``ppo_world``, a ``dpo_world`` and a ``reward_world``.
 """
-
-from __future__ import annotations
-
-from types import ModuleType
-
-from klbench.registry import submodule
-
-
-def __getattr__(name: str) -> ModuleType:
-    return submodule(__name__, name)

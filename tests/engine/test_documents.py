@@ -1,5 +1,6 @@
 """What README, CONTRIBUTING and the pages of docs/ show can be run."""
 
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -67,23 +68,14 @@ def test_a_block_of_code_runs(code: str, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_there_once_klbench_is_imported(name: str, tmp_path) -> None:
-    ended = run(f"import klbench\n{name}", tmp_path)
-    assert ended.returncode == 0, ended.stderr
+def test_a_name_can_be_imported(name: str) -> None:
+    pkgutil.resolve_name(name)
 
 
-def test_what_is_not_there_is_said_as_python_says_it(tmp_path) -> None:
-    for owner in (
-        klbench,
-        klbench.integrations,
-        klbench.rlhf,
-        klbench.gradients,
-    ):
-        for name in ("nothing", "_combinations", "__path"):
-            with pytest.raises(
-                AttributeError, match=f"^module '{owner.__name__}' has no attribute '{name}'$"
-            ):
-                getattr(owner, name)
+def test_what_is_not_there_is_said_as_python_says_it() -> None:
+    for name in ("nothing", "_combinations", "__path"):
+        with pytest.raises(AttributeError, match=f"^module 'klbench' has no attribute '{name}'$"):
+            getattr(klbench, name)
 
 
 def test_import_loads_nothing_that_is_not_asked_for(tmp_path) -> None:

@@ -9,10 +9,6 @@ import pytest
 
 import klbench
 
-ON_DEMAND = {"__init__.py", "gradients/__init__.py", "rlhf/__init__.py"}
-"""Modules that import on demand (PEP 562): klbench, and the two packages of which settings read
-some modules while others load torch.
-"""
 HEAVY = ("torch", "pandas", "matplotlib", "transformers", "scipy.stats", "numba")
 LISTED = f"import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
 
@@ -55,7 +51,7 @@ def test_to_import_klbench_loads_nothing_heavy_and_takes_little_time() -> None:
     assert min(float(python(timed)) for _ in range(3)) < 0.15
 
 
-def test_few_modules_import_on_demand() -> None:
+def test_klbench_alone_imports_on_demand() -> None:
     (folder,) = map(Path, klbench.__path__)
     found = {
         path.relative_to(folder).as_posix()
@@ -63,11 +59,4 @@ def test_few_modules_import_on_demand() -> None:
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef) and node.name == "__getattr__"
     }
-    assert found == ON_DEMAND
-
-
-@pytest.mark.parametrize("first", ["klbench.rlhf.options", "klbench.gradients"])
-def test_what_settings_load_first_hides_no_module(first: str) -> None:
-    used = "klbench.gradients.surrogate.surrogate, klbench.rlhf.preferences.dpo_loss"
-    listed = f"import klbench, {first}; {LISTED}; print([each.__name__ for each in ({used})])"
-    assert python(listed) == "['surrogate', 'dpo_loss']"
+    assert found == {"__init__.py"}
