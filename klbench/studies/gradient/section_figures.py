@@ -6,6 +6,7 @@ Settings by how far off they are, mean gradients as arrows, and noise with the r
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Iterable
 
@@ -42,6 +43,8 @@ EXACT = {
     "exact KL(p‖q)": LegendEntry("∇ KL(p‖q)", 1, ""),
 }
 MAX_PANELS = 4
+OTHER_VALUES = re.compile(r"(?<=[^\s|])\|\S+")
+"""The values of an option after the first, which mean the same."""
 
 Tip = tuple[float, float]
 
@@ -49,14 +52,8 @@ Tip = tuple[float, float]
 def _bar(row: Row, name: str) -> Bar:
     right = row["verdict"] == "right"
     far, near = (0.0 if right else row[f"rel_bias_{end}"] for end in ("far", "near"))
-    lines = textwrap.wrap(name, 30, break_on_hyphens=False)
-    text = "\n".join(
-        [*lines[:1], textwrap.shorten(" ".join(lines[1:]), 30, placeholder="…")]
-        if lines[1:]
-        else lines
-    )
     return Bar(
-        text,
+        textwrap.fill(OTHER_VALUES.sub("", name), 30, break_on_hyphens=False),
         100 * far,
         VERDICTS[row["verdict"]],
         share(far),
