@@ -8,7 +8,7 @@ from klbench.report import blocks, plots
 from klbench.report.formulas import formula
 from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.rows import where
+from klbench.rows import column_of, where
 from klbench.studies.claims.columns import CLAIMS
 
 SAY = prose(__package__)
@@ -69,7 +69,7 @@ def _figure(found: Sequence[Row]) -> blocks.Figure:
             (entry, sum(row["topic"] == topic and row["tone"] == tone for row in found))
             for tone, entry in LEGEND.items()
         ]
-        for topic in dict.fromkeys([*TOPICS, *(row["topic"] for row in found)])
+        for topic in dict.fromkeys([*TOPICS, *column_of(found, "topic")])
         if any(row["topic"] == topic for row in found)
     }
     panel = plots.shares("", counts, plots.Axis("statements"))
@@ -82,7 +82,7 @@ def build(tables: blocks.Tables) -> Sequence[blocks.Block]:
     """Return a card for each claim, by topic: those that fail first."""
     found = sorted(_judged(tables), key=lambda row: (BAD, MIXED, GOOD).index(row["tone"]))
     shown: list[blocks.Block] = []
-    for topic in dict.fromkeys([*TOPICS, *(row["topic"] for row in found)]):
+    for topic in dict.fromkeys([*TOPICS, *column_of(found, "topic")]):
         cards = [SAY.card(row, formula(row["tex"])) for row in found if row["topic"] == topic]
         if cards:
             shown += [blocks.Heading(SAY.topic(topic)), blocks.Bullets(cards, cards=True)]

@@ -5,7 +5,6 @@ The cause, how far columns differ, what must hold, and what to do.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 from matplotlib.axes import Axes
@@ -25,7 +24,7 @@ from klbench.report.blocks import (
 )
 from klbench.report.prose import prose
 from klbench.report.tables import Row, Schema, select, table
-from klbench.rows import where
+from klbench.rows import column_of, finite, where
 from klbench.studies.doctor.columns import (
     CAUSES,
     DIAGNOSIS,
@@ -55,10 +54,10 @@ def sentences(tables: Tables, kind: str) -> list[str]:
 def _panel(title: str, found: Sequence[Row]) -> Panel:
     line = plots.Line(
         MEDIAN,
-        [row["log_prob"] for row in found],
-        [row["middle"] for row in found],
-        [row["low"] for row in found],
-        [row["high"] for row in found],
+        column_of(found, "log_prob"),
+        column_of(found, "middle"),
+        column_of(found, "low"),
+        column_of(found, "high"),
     )
     x, y = plots.Axis(SAY.x_axis()), plots.Axis(SAY.y_axis(), levels=(0.0,))
     return plots.lines(title, [line], x, y, left=0.24)
@@ -97,13 +96,13 @@ def _steps(tables: Tables) -> Iterator[Block]:
     names = list(dict.fromkeys(str(row["line"]) for row in found))
     panels = []
     for name in names:
-        chosen = [row for row in found if row["line"] == name and math.isfinite(row["value"])]
+        chosen = finite(where(found, line=name), "value")
         if len(chosen) < 2:
             continue
         line = plots.Line(
             LEVEL,
-            [row["step"] for row in chosen],
-            [row["value"] for row in chosen],
+            column_of(chosen, "step"),
+            column_of(chosen, "value"),
             [row["value"] - 2.0 * row["value_se"] for row in chosen],
             [row["value"] + 2.0 * row["value_se"] for row in chosen],
         )

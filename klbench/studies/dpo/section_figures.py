@@ -17,7 +17,7 @@ from klbench.report.cells import ROUNDING
 from klbench.report.numbers import number
 from klbench.report.plots import Axis, Line, Mark, Tile
 from klbench.report.tables import Row
-from klbench.rows import keyed, where
+from klbench.rows import column_of, distinct, finite, keyed, where
 from klbench.studies.dpo.columns import DPO_CURVES, DPO_ESTIMATES, DPO_SEEN
 from klbench.studies.dpo.section_data import SAY, STANDARD, Preferred
 
@@ -80,8 +80,7 @@ def _distance(
     for name, entry in entries.items():
         rows = run.of(name)
         low, high = (
-            [row[f"{kind}_{end}"] for row in rows] if name == STANDARD else []
-            for end in ("low", "high")
+            column_of(rows, f"{kind}_{end}") if name == STANDARD else [] for end in ("low", "high")
         )
         lines.append(
             Line(
@@ -141,7 +140,7 @@ def _curves(run: Preferred) -> Iterator[Figure]:
     rows = where(run.rows(DPO_CURVES), arm=STANDARD)
     if not rows:
         return
-    sizes = sorted({row["pairs"] for row in rows})
+    sizes = sorted(distinct(rows, "pairs"))
     drawn = sizes[-plots.MOST_ENTRIES :]
     entries = plots.legend(drawn, labels=[SAY.pairs(size) for size in drawn])
     panels = []
@@ -158,19 +157,15 @@ def _curves(run: Preferred) -> Iterator[Figure]:
 
 
 def _curve(rows: Sequence[Row], column: str, entry: LegendEntry) -> Line:
-    low, high = ([row[f"{column}_{end}"] for row in rows] for end in ("low", "high"))
-    return Line(entry, [row["step"] for row in rows], [row[column] for row in rows], low, high)
+    low, high = (column_of(rows, f"{column}_{end}") for end in ("low", "high"))
+    return Line(entry, column_of(rows, "step"), [row[column] for row in rows], low, high)
 
 
 def _forest(run: Preferred) -> Iterator[Figure]:
     """Yield paired differences from standard DPO with a middling number of pairs, and with all."""
     panels = []
     for size in dict.fromkeys((run.middle, run.sizes[-1])):
-        rows = [
-            row
-            for row in run.at(size)
-            if row["arm"] != STANDARD and math.isfinite(row["last_difference"])
-        ]
+        rows = [row for row in finite(run.at(size), "last_difference") if row["arm"] != STANDARD]
         marks = []
         for row in rows:
             low, high = row["last_difference_low"], row["last_difference_high"]
@@ -253,15 +248,14 @@ def _estimates(run: Preferred) -> Iterator[Figure]:
     ]
     panels, legend = [plots.down("Error on average", marks, error)], list(entries.values())
     rows = where(run.rows(DPO_ESTIMATES), pairs=run.middle)
-    steps = sorted({row["step"] for row in rows})
+    steps = sorted(distinct(rows, "step"))
     if len(steps) > 1:
         exact = LegendEntry("exact", 5, "_", dashed=True)
         by_name = {name: [row for row in rows if SAY.estimate(row) == name] for name in entries}
         lines = [
-            Line(entries[name], steps, [row["estimate"] for row in own])
-            for name, own in by_name.items()
+            Line(entries[name], steps, column_of(own, "estimate")) for name, own in by_name.items()
         ]
-        kl = [row["kl"] for row in next(iter(by_name.values()))]
+        kl = column_of(next(iter(by_name.values())), "kl")
         lines.append(Line(exact, steps, kl, marked=False))
         panels.insert(0, plots.lines("While training", lines, STEP, Axis("KL(q‖p), nats", "log")))
         legend.append(exact)

@@ -62,16 +62,14 @@ def summarize(results: Tables) -> list[Summary]:
     """Return the end of training with every loss."""
     table = results["compared"]
     columns = ("loss", ">reward", ">KL, exact", ">k1", ">k2", ">k3")
-    rows = [
-        (
-            row["combination"],
-            f"{row['reward']:.3f} ± {row['reward_se']:.3f}",
-            *(f"{row[key]:.2f} ± {row[f'{key}_se']:.2f}" for key in ("kl", "k1", "k2", "k3")),
-        )
-        for row in table.to_dict("records")
-    ]
-    title = (
-        f"After DPO, nats a completion, mean of {table.iloc[0]['seeds']} seeds (± one standard"
-        " error)"
+    cells = (
+        "{combination}",
+        "{reward:.3f} ± {reward_se:.3f}",
+        "{kl:.2f} ± {kl_se:.2f}",
+        "{k1:.2f} ± {k1_se:.2f}",
+        "{k2:.2f} ± {k2_se:.2f}",
+        "{k3:.2f} ± {k3_se:.2f}",
     )
-    return [Summary(title, columns, rows)]
+    seeds = table["seeds"].iloc[0]
+    title = f"After DPO, nats a completion, mean of {seeds} seeds (± one standard error)"
+    return [Summary.of(title, columns, cells, table)]

@@ -78,8 +78,8 @@ class Gradients(Measured):
         """
         exact_rows = [
             row
-            for row in self.measured
-            if row["combination"] == combination and row["method"] != "sampling"
+            for row in where(self.measured, combination=combination)
+            if row["method"] != "sampling"
         ]
         return list(
             dict.fromkeys(

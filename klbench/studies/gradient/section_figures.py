@@ -16,7 +16,7 @@ from klbench.report.plots import Arrow, Axis, Bar, Mark, bars, down
 from klbench.report.plots import arrows as arrow_panel
 from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.rows import distinct
+from klbench.rows import column_of, distinct
 from klbench.studies.gradient.columns import ARROWS
 from klbench.studies.gradient.section_data import VERDICT_ORDER, Gradients
 
@@ -82,7 +82,7 @@ def _by_trainer(rows: Iterable[Row]) -> list[tuple[str, list[Bar]]]:
 def settings(run: Gradients) -> Figure | None:
     """Return how far off each trainer's setting is, or each combination that was asked for."""
     axis = Axis("off by, % of the exact gradient")
-    rows = run.typed or ([] if any(row["trainer"] for row in run.options) else run.verdicts)
+    rows = run.typed or ([] if any(column_of(run.options, "trainer")) else run.verdicts)
     columns: list[list[Bar]] = (
         [[_bar(row, named(row)) for row in rows[:MOST_BARS]]] if rows else [[], []]
     )
@@ -138,11 +138,9 @@ def arrows_drawn(run: Gradients) -> list[str]:
 
     Those that were asked for by name, or well-known ones.
     """
-    known = [row["combination"] for row in run.verdicts]
+    known = column_of(run.verdicts, "combination")
     return (
-        [row["combination"] for row in run.typed]
-        or [name for name in DRAWN if name in known]
-        or known
+        column_of(run.typed, "combination") or [name for name in DRAWN if name in known] or known
     )[:MOST]
 
 

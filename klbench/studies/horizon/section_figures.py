@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 from klbench.report.blocks import Figure, LegendEntry
 from klbench.report.plots import Axis, Line, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.rows import distinct, where
+from klbench.rows import column_of, distinct, finite, where
 from klbench.studies.horizon.columns import Z95
 from klbench.studies.horizon.section_data import TOKEN_LOSS, Horizon, biased
 
@@ -18,7 +17,7 @@ SEQUENCE = "k1/reward_to_go/token/sequence_ratio"
 
 
 def _line(entry: LegendEntry, rows: Sequence[Row], x: str, y: str, scale: float = 1.0) -> Line:
-    kept = [row for row in rows if math.isfinite(row[y]) and row[y] > 0.0]
+    kept = [row for row in finite(rows, y) if row[y] > 0.0]
     return Line(entry, [float(row[x]) for row in kept], [scale * row[y] for row in kept])
 
 
@@ -153,7 +152,7 @@ def bounds(run: Horizon) -> Iterator[Figure]:
         (row["series"] for row in run.bounds if row["series"] == run.series[0]), first["series"]
     )
     kls = sorted({row["kl_token"] for row in run.bounds if row["series"] == series})
-    kl, lag = kls[len(kls) // 2], max(row["lag_token"] for row in run.bounds)
+    kl, lag = kls[len(kls) // 2], max(column_of(run.bounds, "lag_token"))
     rows = [
         row
         for row in run.bounds

@@ -81,19 +81,11 @@ def run(options: LambdaOptions, context: Context) -> dict[str, pd.DataFrame]:
 
 def summarize(results: Tables) -> list[Summary]:
     """Return both lambdas of each pair."""
-    rows = results["lambda"].to_dict("records")
     return [
-        Summary(
+        Summary.of(
             "the lambda with the least noise",
             ("pair", ">KL(q‖p)", ">for the value", ">for the gradient"),
-            [
-                (
-                    row["pair"],
-                    f"{row['kl_qp']:.3g}",
-                    f"{row['lambda_value']:.3f}",
-                    f"{row['lambda_gradient']:.3f}",
-                )
-                for row in rows
-            ],
+            ("{pair}", "{kl_qp:.3g}", "{lambda_value:.3f}", "{lambda_gradient:.3f}"),
+            results["lambda"],
         )
     ]

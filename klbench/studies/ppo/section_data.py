@@ -9,6 +9,7 @@ from klbench.report.blocks import Tables
 from klbench.report.plots import MOST_ENTRIES
 from klbench.report.runs import TrainingRun, by_run
 from klbench.report.tables import Row
+from klbench.rows import column_of
 from klbench.studies.ppo.columns import FINAL, FIXED_POINTS, TRAINING, compared_with
 
 
@@ -25,7 +26,7 @@ class Trained(TrainingRun):
     @cached_property
     def reference(self) -> str:
         """The combination that the others are compared with."""
-        return compared_with([row["combination"] for row in self.rows(FINAL)])
+        return compared_with(column_of(self.rows(FINAL), "combination"))
 
     @cached_property
     def points(self) -> list[Row]:

@@ -15,7 +15,7 @@ from klbench.report.numbers import short
 from klbench.report.plots import Axis, Line, Mark, down, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.rows import grouped, where
+from klbench.rows import column_of, distinct, finite, grouped, rising, where
 from klbench.studies.ppo.columns import (
     CURVES,
     FLOORS,
@@ -74,7 +74,7 @@ def opening(runs: Sequence[Trained]) -> Figure:
 
 
 def _regret(trained: Trained) -> Panel:
-    rows = [row for row in trained.final if math.isfinite(row["regret"])]
+    rows = finite(trained.final, "regret")
     marks = [
         Mark(
             row["combination"],
@@ -116,8 +116,8 @@ def _curve(
     for name, entry in entries.items():
         rows = [
             row
-            for row in trained.rows(CURVES)
-            if row["combination"] == name and (column == "regret" or row["step"] > 0)
+            for row in where(trained.rows(CURVES), combination=name)
+            if (column == "regret" or row["step"] > 0)
         ]
         x, y, low, high = (
             [row[key] for row in rows]
@@ -129,7 +129,7 @@ def _curve(
 
 def curves(trained: Trained) -> list[Figure]:
     """Return learning curves, and those of all that head for the optimum."""
-    named = [row["combination"] for row in trained.rows(CURVES)]
+    named = column_of(trained.rows(CURVES), "combination")
     if not named:
         return []
     names, rest = trained.drawn(*named)
@@ -201,19 +201,19 @@ def predicted(trained: Trained) -> list[Figure]:
 
 def frontier(trained: Trained) -> list[Figure]:
     """Return reward over KL, a point for each beta, and the best there is."""
-    known = (each for each in trained.rows(FRONTIER) if math.isfinite(each["kl"]))
+    known = finite(trained.rows(FRONTIER), "kl")
     found = grouped(known, "combination")
     if not found:
         return []
     names, rest = trained.drawn(*found)
     entries = legend(names)
     best = LegendEntry("the best policy of that KL", 5, "_", dashed=True)
-    every = sorted((row for name in names for row in found[name]), key=lambda row: float(row["kl"]))
+    every = rising((row for name in names for row in found[name]), "kl")
     drawn = [
         Line(
             best,
-            [row["kl"] for row in every],
-            [row["frontier_reward"] for row in every],
+            column_of(every, "kl"),
+            column_of(every, "frontier_reward"),
             marked=False,
         )
     ]
@@ -241,11 +241,11 @@ def frontier(trained: Trained) -> list[Figure]:
 
 
 def _kl_axis(rows: Sequence[Row]) -> Axis:
-    return Axis(KL, place=partial(kl_axis, kls=[row["kl"] for row in rows]))
+    return Axis(KL, place=partial(kl_axis, kls=column_of(rows, "kl")))
 
 
 def _over_kl(entry: LegendEntry, rows: Sequence[Row], column: str, apart: float = 1.0) -> Line:
-    rows = sorted(rows, key=lambda row: float(row["kl"]))
+    rows = rising(rows, "kl")
     kl, y, low, high = (
         [row[key] for row in rows] for key in ("kl", column, f"{column}_low", f"{column}_high")
     )
@@ -259,9 +259,9 @@ def lost_token(trained: Trained) -> list[Figure]:
     ends, meanwhile = trained.rows(RECOVERY), trained.rows(RECOVERY_CURVES)
     if not ends or not meanwhile:
         return []
-    names, rest = trained.drawn(*(row["combination"] for row in ends))
-    entries, depths = legend(names), sorted({row["lost"] for row in ends})
-    at = next(row for row in ends if row["lost"] == depths[len(depths) // 2])
+    names, rest = trained.drawn(*column_of(ends, "combination"))
+    entries, depths = legend(names), sorted(distinct(ends, "lost"))
+    at = next(iter(where(ends, lost=depths[len(depths) // 2])))
     then = where(meanwhile, lost=at["lost"])
     over = Axis("nats that its logit was pushed down")
     drawn = _of(then, entries, "step", "probability") + _of(
@@ -312,9 +312,7 @@ def _of(
     """
     found = []
     for name, entry in entries.items():
-        mine = sorted(
-            (row for row in rows if row["combination"] == name), key=lambda row: float(row[x])
-        )
+        mine = rising(where(rows, combination=name), x)
         kept = [(row[x], max(row[column], SMALLEST)) for row in mine if math.isfinite(row[column])]
         if kept:
             found.append(

@@ -18,14 +18,13 @@ from klbench.report.numbers import count
 from klbench.report.plots import MOST_ENTRIES, Axis, Line, Mark, down, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.rows import where
+from klbench.rows import column_of, columns_of, finite, rising, where
 from klbench.studies.reward_model.columns import CALIBRATION, EQUAL_KL, GOLD, PEAKS, REWARD_MODELS
 from klbench.studies.reward_model.section_data import (
     BEST,
     OPTIMUM,
     Learned,
     Way,
-    columns,
     named,
     way_of,
 )
@@ -54,20 +53,18 @@ def _path(learned: Learned, way: Way, *, title: str = "") -> Panel:
 
     def line(entry: LegendEntry, proxy: str, name: str, band: bool = False) -> Line:
         rows = learned.path(way, proxy)
-        low, high = columns(rows, f"{name}_low", f"{name}_high") if band else ((), ())
+        low, high = columns_of(rows, f"{name}_low", f"{name}_high") if band else ((), ())
         return Line(
             entry,
             [math.sqrt(max(row["kl"], 0.0)) for row in rows],
-            columns(rows, name)[0],
+            columns_of(rows, name)[0],
             low,
             high,
             marked=band,
         )
 
     shown = [
-        row
-        for row in learned.points
-        if row["proxy"] in (*learned.drawn, GOLD) and math.isfinite(row["gold_gain"])
+        row for row in finite(learned.points, "gold_gain") if row["proxy"] in (*learned.drawn, GOLD)
     ]
     top = max((max(row["proxy_gain"], row["gold_gain"]) for row in shown), default=1.0)
     drawn = [line(TRUE, GOLD, "gold_gain")]
@@ -142,8 +139,8 @@ def _bars(
     """Return lines with intervals as bars, side by side; a line for each entry that has rows."""
     found = []
     for place, (entry, rows) in enumerate((entry, rows) for entry, rows in drawn if rows):
-        rows = sorted(rows, key=lambda row: float(row[x]))
-        at, y, low, high = columns(rows, x, column, f"{column}_low", f"{column}_high")
+        rows = rising(rows, x)
+        at, y, low, high = columns_of(rows, x, column, f"{column}_low", f"{column}_high")
         apart = 1.0 + APART * place
         found.append(
             Line(
@@ -162,9 +159,7 @@ def costs(learned: Learned) -> list[Figure]:
     """Return what is lost by going on, and what is missed even at the peak, by the number of
     pairs.
     """
-    rows = [
-        row for row in learned.rows(PEAKS) if row["proxy"] != GOLD and math.isfinite(row["lost"])
-    ]
+    rows = [row for row in finite(learned.rows(PEAKS), "lost") if row["proxy"] != GOLD]
     if len({row["pairs"] for row in rows}) < 2:
         return []
     entries, rest = _by_way(learned.ways)
@@ -201,7 +196,7 @@ def equal_kl(learned: Learned) -> list[Figure]:
             "difference",
         )
         if len({row["kl"] for row in mine}) > 1:
-            x = Axis("exact KL(q‖p), nats", place=partial(kl_axis, kls=[row["kl"] for row in mine]))
+            x = Axis("exact KL(q‖p), nats", place=partial(kl_axis, kls=column_of(mine, "kl")))
             panels.append(
                 lines(proxy, drawn, x, Axis("reward − the optimum's", levels=[0.0]), left=0.19)
             )
@@ -222,9 +217,7 @@ def models(learned: Learned) -> list[Figure]:
     )
     found = []
     if len(rows) > 1:
-        pairs, best = columns(
-            sorted(rows, key=lambda row: float(row["pairs"])), "pairs", "best_accuracy"
-        )
+        pairs, best = columns_of(rising(rows, "pairs"), "pairs", "best_accuracy")
         drawn = [Line(AT_BEST, pairs, best, marked=False)]
         drawn += _bars([(LABELLED, rows)], "pairs", "accuracy") + _bars(
             [(ORDERED, rows)], "pairs", "order"
@@ -251,11 +244,8 @@ def models(learned: Learned) -> list[Figure]:
     if binned:
         drawn = [Line(RIGHT, [0.5, 1.0], [0.5, 1.0], marked=False)]
         for name, entry in entries.items():
-            mine = sorted(
-                (row for row in binned if row["proxy"] == name),
-                key=lambda row: float(row["predicted"]),
-            )
-            predicted, true = columns(mine, "predicted", "true")
+            mine = rising(where(binned, proxy=name), "predicted")
+            predicted, true = columns_of(mine, "predicted", "true")
             drawn.append(Line(entry, predicted, true))
         x = Axis("probability that the model gives to what it prefers")
         panel = lines("On new pairs", drawn, x, Axis("true probability"))
@@ -277,7 +267,7 @@ def _best_of(learned: Learned) -> list[Panel]:
     rows = [row for row in learned.path(BEST, learned.proxies[-1]) if row["n"] > 1]
     if len(rows) < 2:
         return []
-    n, exact, bound = columns(rows, "n", "kl", "kl_bound")
+    n, exact, bound = columns_of(rows, "n", "kl", "kl_bound")
     drawn = [Line(EXACT, n, exact), Line(BOUND, n, bound, marked=False)]
     return [lines("Best of n", drawn, Axis("n", "log"), Axis("KL of the best of n, nats"))]
 
@@ -303,7 +293,7 @@ def _estimated(learned: Learned) -> list[Panel]:
     rows.sort(key=lambda row: float(row["kl"]))
     top = rows[-1]["kl"]
     drawn = [Line(RIGHT, [0.0, top], [0.0, top], marked=False)]
-    exact, *said = columns(rows, "kl", *(f"{name}_estimate" for name in SAID))
+    exact, *said = columns_of(rows, "kl", *(f"{name}_estimate" for name in SAID))
     drawn += [
         Line(entry, exact, y, joined=False) for entry, y in zip(SAID.values(), said, strict=True)
     ]

@@ -141,19 +141,14 @@ def summarize(results: Tables) -> list[Summary]:
     table = results["shapes"]
     rows = table[np.isclose(table["kl_qp"], table.groupby("shape")["kl_qp"].max().min())]
     return [
-        Summary(
+        Summary.of(
             f"the same KL(q‖p) = {rows['kl_qp'].iloc[0]:.3g} nats in other shapes",
             ("shape", ">KL(p‖q)", ">chi2 / 2J", ">sd of k1", ">sd of k3", "less noise"),
-            [
-                (
-                    row["shape"],
-                    f"{row['kl_pq']:.3g}",
-                    f"{row['x_over_2j']:.3g}",
-                    f"{row['value_std_k1']:.3g}",
-                    f"{row['value_std_k3']:.3g}",
-                    row["value_winner"],
-                )
-                for row in rows.to_dict("records")
-            ],
+            (
+                "{shape}",
+                *("{kl_pq:.3g}", "{x_over_2j:.3g}", "{value_std_k1:.3g}", "{value_std_k3:.3g}"),
+                "{value_winner}",
+            ),
+            rows,
         )
     ]

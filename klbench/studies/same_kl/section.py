@@ -25,7 +25,7 @@ from klbench.report.numbers import number, short
 from klbench.report.plots import Axis, Line, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row, Shown, select, table
-from klbench.rows import distinct, where
+from klbench.rows import distinct, finite, rising, where
 from klbench.studies.same_kl.columns import GRADIENTS, SHAPES
 
 SAY = prose(__package__)
@@ -76,10 +76,7 @@ def _split(rows: Sequence[Row]) -> tuple[Row, Row] | None:
 
 def _gradient(rows: Sequence[Row], name: str) -> Markup | None:
     """Return how far off a combination's gradient is over all pairs; None where it is exact."""
-    known = sorted(
-        (row for row in rows if math.isfinite(row[BIAS + name])),
-        key=lambda row: float(row[BIAS + name]),
-    )
+    known = rising(finite(rows, BIAS + name), BIAS + name)
     if not known or known[-1][BIAS + name] < ROUNDING:
         return None
     return Markup(

@@ -9,6 +9,7 @@ from functools import cached_property
 from klbench.columns import COMBINATIONS
 from klbench.report.combinations import Measured, joined
 from klbench.report.tables import Row
+from klbench.rows import column_of, distinct, finite, rising, where
 from klbench.studies.staleness.columns import CHOICES, CORRECTIONS, OVER_SEEDS, STALENESS
 
 VERDICTS = ("right at every lag", "right without a lag", "off at every lag")
@@ -27,21 +28,15 @@ class Staleness(Measured):
         ones first.
         """
         rows = self.rows(OVER_SEEDS)
-        last = max(
-            (row["staleness"] for row in rows if row["series"] == rows[0]["series"]), default=0.0
-        )
-        here = [
-            row for row in rows if row["series"] == rows[0]["series"] and row["staleness"] == last
-        ]
+        first = where(rows, series=rows[0]["series"]) if rows else []
+        here = where(first, staleness=max(column_of(first, "staleness"), default=0.0))
         return sorted(here, key=lambda row: (row["right_pairs"] < row["pairs"], row["rel_std"]))
 
     @cached_property
     def lagging(self) -> list[Lagging]:
         """Each pair by itself."""
         rows = self.rows(CORRECTIONS)
-        found = [
-            Lagging(self, pair, [row for row in rows if row["pair"] == pair]) for pair in self.pairs
-        ]
+        found = [Lagging(self, pair, where(rows, pair=pair)) for pair in self.pairs]
         return [each for each in found if each.corrections]
 
 
@@ -61,33 +56,29 @@ class Lagging:
     @cached_property
     def rows(self) -> list[Row]:
         """Rows of the pair by rising lag."""
-        rows = [
-            row
-            for row in self.run.measured
-            if row["pair"] == self.pair and math.isfinite(row["staleness"])
-        ]
-        return sorted(rows, key=lambda row: float(row["staleness"]))
+        rows = finite(where(self.run.measured, pair=self.pair), "staleness")
+        return rising(rows, "staleness")
 
     @cached_property
     def lags(self) -> list[float]:
         """Rising lags."""
-        return list(dict.fromkeys(row["staleness"] for row in self.rows))
+        return distinct(self.rows, "staleness")
 
     def curve(self, combination: str) -> list[Row]:
         """Return the rows of a combination by rising lag."""
-        return [row for row in self.rows if row["combination"] == combination]
+        return where(self.rows, combination=combination)
 
     @cached_property
     def choices(self) -> list[Row]:
         """The combinations with the least error, by lag and batch."""
-        return [row for row in self.run.rows(CHOICES) if row["pair"] == self.pair]
+        return where(self.run.rows(CHOICES), pair=self.pair)
 
     def groups(self, verdict: str) -> list[list[Row]]:
         """Return the verdicts of a kind, those with equal numbers together, the best at the
         largest lag first.
         """
         key = "rel_std_last" if verdict == VERDICTS[0] else "rel_bias_last"
-        found = joined(row for row in self.corrections if row["verdict"] == verdict)
+        found = joined(where(self.corrections, verdict=verdict))
         return sorted(found.values(), key=lambda rows: (math.isnan(rows[0][key]), rows[0][key]))
 
     @cached_property

@@ -17,6 +17,7 @@ from klbench.report.numbers import short
 from klbench.report.plots import Axis, Bar, Line, bars, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
+from klbench.rows import column_of, where
 from klbench.studies.staleness.columns import error_in, to_the_sampler
 from klbench.studies.staleness.section_data import VERDICTS, Lagging, Staleness
 
@@ -144,10 +145,8 @@ def bias_against_noise(lagging: Lagging) -> Figure:
     for lag in lagging.lags:
         rows = [
             row
-            for row in lagging.rows
-            if row["staleness"] == lag
-            and 0.0 < row["rel_std"] < math.inf
-            and not to_the_sampler(row)
+            for row in where(lagging.rows, staleness=lag)
+            if 0.0 < row["rel_std"] < math.inf and not to_the_sampler(row)
         ]
         others = [row for row in rows if row["combination"] not in best]
         beaten = beaten or bool(others)
@@ -176,7 +175,7 @@ def _best(lagging: Lagging) -> dict[str, LegendEntry]:
 
 def _points(entry: LegendEntry, rows: Sequence[Row]) -> Line:
     biases = [_bias(row) for row in rows]
-    return Line(entry, [row["rel_std"] for row in rows], biases, joined=False)
+    return Line(entry, column_of(rows, "rel_std"), biases, joined=False)
 
 
 def by_batch(lagging: Lagging) -> Figure:
@@ -184,7 +183,7 @@ def by_batch(lagging: Lagging) -> Figure:
     each lag.
     """
     entries = _best(lagging)
-    largest = max(row["batch_from"] for row in lagging.choices)
+    largest = max(column_of(lagging.choices, "batch_from"))
     batches = np.geomspace(1.0, 10.0 * largest, 60).tolist()
     panels = []
     for lag in lagging.lags:

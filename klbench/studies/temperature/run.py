@@ -145,19 +145,14 @@ def run(options: TemperatureOptions, context: Context) -> dict[str, pd.DataFrame
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     """Return the quantities of each pair side by side."""
     columns = (">T", ">KL(q‖p)", ">KL(q_T‖p_T)", ">E_q_T log q/p", ">KL(q_T‖p)", ">E q/q_T", ">ESS")
+    quantities = (f"{{{name}:.6g}}" for name in QUANTITIES)
+    cells = ("{temperature:g}", *quantities, "{mean_weight:.4g}", "{ess:.1%}")
     return [
-        Summary(
+        Summary.of(
             f"{pair}: nats a sequence; q_T and p_T have their logits divided by T",
             columns,
-            [
-                (
-                    f"{row['temperature']:g}",
-                    *(f"{row[name]:.6g}" for name in QUANTITIES),
-                    f"{row['mean_weight']:.4g}",
-                    f"{row['ess']:.1%}",
-                )
-                for row in rows.to_dict("records")
-            ],
+            cells,
+            rows,
         )
         for pair, rows in results["temperature"].groupby("pair", sort=False)
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from klbench.report import numbers
@@ -11,6 +10,7 @@ from klbench.report.plots import Axis, Line, legend, lines
 from klbench.report.prose import prose
 from klbench.report.runs import RunTables, by_run
 from klbench.report.tables import Row, select, table
+from klbench.rows import finite, where
 from klbench.studies.temperature.columns import TEMPERATURE
 
 SAY = prose(__package__)
@@ -27,10 +27,10 @@ ENTRIES = legend(list(DRAWN), labels=list(DRAWN.values()))
 def lead(tables: Tables) -> Lead:
     """Return the quantities of the first pair where they are farthest apart, and all curves."""
     run = by_run(RunTables, tables, TEMPERATURE)[0]
-    rows = [row for row in run.rows(TEMPERATURE) if row["status"] == "ok"]
+    rows = where(run.rows(TEMPERATURE), status="ok")
     if not rows:
         return Lead(SAY.question(), SAY.nothing(), None)
-    first = [row for row in rows if row["pair"] == rows[0]["pair"]]
+    first = where(rows, pair=rows[0]["pair"])
     worst = max(first, key=lambda row: abs(float(row["mean_mixed"] - row["kl_models"])))
     below = [row for row in rows if row["mean_mixed"] + 2.0 * row["mean_mixed_se"] < 0.0]
     more = [SAY.no_kl(below[0])] if below else []
@@ -62,7 +62,7 @@ def figure(run: RunTables) -> Figure:
 
 
 def _line(rows: Sequence[Row], name: str) -> Line:
-    known = [row for row in rows if math.isfinite(row[name])]
+    known = finite(rows, name)
     value, half = ([float(row[key]) for row in known] for key in (name, f"{name}_se"))
     return Line(
         ENTRIES[name],

@@ -15,7 +15,7 @@ from klbench.report.blocks import LegendEntry
 from klbench.report.plots import MOST_ENTRIES
 from klbench.report.runs import RunTables, stored
 from klbench.report.tables import Row
-from klbench.rows import distinct, keyed
+from klbench.rows import column_of, distinct, keyed
 from klbench.studies.value.columns import (
     ALL,
     ERRORS,
@@ -82,7 +82,7 @@ class Data(RunTables):
     @cached_property
     def target(self) -> str:
         """The divergence whose estimators are ranked."""
-        return next((row["target"] for row in self.rows(RANGES)), MAIN_TARGET)
+        return next(iter(column_of(self.rows(RANGES), "target")), MAIN_TARGET)
 
     @cached_property
     def batches(self) -> list[int]:

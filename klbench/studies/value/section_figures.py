@@ -16,6 +16,7 @@ from klbench.report.numbers import Z95, percent, short
 from klbench.report.plots import Axis, Line, Mark, Tile
 from klbench.report.prose import prose
 from klbench.report.tables import Row
+from klbench.rows import column_of, finite
 from klbench.studies.value.columns import ALL, TWO, UNBIASED
 from klbench.studies.value.section_data import MOST_PANELS, Data
 
@@ -84,7 +85,7 @@ def _curve(
         (row[x], *y(row), row["status"] != "ok" if hollow == "status" else math.isnan(row[hollow]))
         for row in rows
     ]
-    kept = [each for each in kept if math.isfinite(each[1])]
+    kept = finite(kept, 1)
     known = [(row[x], exact(row)) for row in rows if exact and math.isfinite(exact(row))]
     if not kept:
         return []
@@ -400,7 +401,7 @@ def tails(data: Data) -> Figure | None:
             for pair in pairs
             if data.kl(pair) > 0 and math.isfinite(data.pairs[pair]["khat"])
         ]
-        x = [row["kl_qp"] for row in rows]
+        x = column_of(rows, "kl_qp")
         if len(set(x)) < 2:
             continue
         low, high = (
@@ -410,14 +411,14 @@ def tails(data: Data) -> Figure | None:
             Line(
                 EXACT,
                 x,
-                [row["tail_index"] for row in rows],
+                column_of(rows, "tail_index"),
                 joined=data.is_one_family(pairs),
                 hollow=[False] * len(x),
             ),
             Line(
                 MEASURED,
                 x,
-                [row["khat"] for row in rows],
+                column_of(rows, "khat"),
                 low,
                 high,
                 bars=True,

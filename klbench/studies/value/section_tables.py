@@ -10,7 +10,7 @@ from klbench.report.blocks import Block, Cell, Column, Details, Paragraph, Table
 from klbench.report.formulas import formula
 from klbench.report.numbers import MISSING, number, percent, short
 from klbench.report.tables import Row, select, table
-from klbench.rows import keyed, where
+from klbench.rows import column_of, keyed, where
 from klbench.studies.value.columns import ALL, ESTIMATORS, PAIRS, RANGES, VALUES
 from klbench.studies.value.section_data import Data
 from klbench.studies.value.section_figures import SAY, size
@@ -70,7 +70,7 @@ def ranges(data: Data) -> list[Block]:
     ]
     shown = (
         *RANGE,
-        *(select("unranked:words") if any(row["unranked"] for row in rows) else []),
+        *(select("unranked:words") if any(column_of(rows, "unranked")) else []),
     )
     all_of_them = table("Least error, range by range", RANGES, where(rows, among=ALL), shown)
     others = [row for row in rows if row["among"] != ALL]
@@ -150,9 +150,7 @@ def every_row(data: Data, batch: int) -> list[Block]:
     order = {
         pair: i for i, pair in enumerate(pair for pairs in data.series.values() for pair in pairs)
     }
-    rows = sorted(
-        (row for row in data.measured if row["batch"] == batch), key=lambda row: order[row["pair"]]
-    )
+    rows = sorted(where(data.measured, batch=batch), key=lambda row: order[row["pair"]])
     title = SAY.every(size(batch), len(rows))
     blocks: list[Block] = [table(title, VALUES, rows[:MOST_ROWS], EVERY)]
     blocks += (
