@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
@@ -19,6 +20,7 @@ from klbench.report.axes import log_ticks, tick
 from klbench.report.blocks import LegendEntry, Panel
 from klbench.report.figures import MARKERS, TEXT, colour, drawing
 from klbench.report.numbers import number, short
+from klbench.rows import Row, columns_of
 
 MOST_ENTRIES = 8
 """The most series of a plot, as many as the palette has colours."""
@@ -63,6 +65,26 @@ class Line:
     dotted: bool = False
     joined: bool = True
     hollow: Sequence[bool] = ()
+
+    @classmethod
+    def of(
+        cls,
+        entry: LegendEntry,
+        rows: Sequence[Row],
+        x: str,
+        y: str,
+        *,
+        ends: bool = False,
+        scale: float = 1.0,
+        **style: Any,
+    ) -> Line:
+        """Return the line of one column of rows over another.
+
+        With ``ends`` it has those of its interval, ``_low`` and ``_high``. ``scale`` multiplies x.
+        """
+        at, value = columns_of(rows, x, y)
+        low, high = columns_of(rows, f"{y}_low", f"{y}_high") if ends else ((), ())
+        return cls(entry, [scale * each for each in at], value, low, high, **style)
 
 
 @dataclass(frozen=True)
@@ -195,6 +217,13 @@ class Mark:
     size: float = 5.0
     offset: float = 0.0
     width: float = 1.8
+
+    @classmethod
+    def of(cls, name: str, row: Row, column: str, entry: LegendEntry, **style: Any) -> Mark:
+        """Return the mark of a column of a row with the ends of its interval, ``_low`` and
+        ``_high``.
+        """
+        return cls(name, row[column], entry, row[f"{column}_low"], row[f"{column}_high"], **style)
 
 
 def down(

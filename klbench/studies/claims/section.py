@@ -8,7 +8,7 @@ from klbench.report import blocks, plots
 from klbench.report.formulas import formula
 from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.rows import column_of, where
+from klbench.rows import Rows, column_of, where
 from klbench.studies.claims.columns import CLAIMS
 
 SAY = prose(__package__)
@@ -22,7 +22,7 @@ LEGEND = {
 TOPICS = ("values", "gradients", "alignment", "distillation")
 
 
-def _judged(tables: blocks.Tables) -> list[Row]:
+def _judged(tables: blocks.Tables) -> Rows:
     """Return the rows with their ``tone``.
 
     Runs that found the same share one, and others are told apart by their ``run``.
@@ -51,7 +51,7 @@ def lead(tables: blocks.Tables) -> blocks.Lead:
     return blocks.Lead(SAY.question(), verdict, _figure(found), list(_more(by_tone)))
 
 
-def _more(by_tone: dict[str, list[Row]]) -> Iterator[blocks.Text]:
+def _more(by_tone: dict[str, Rows]) -> Iterator[blocks.Text]:
     if by_tone[BAD]:
         yield SAY.failing(by_tone[BAD][:3])
     if by_tone[MIXED]:

@@ -24,7 +24,7 @@ from klbench.report.blocks import (
 )
 from klbench.report.prose import prose
 from klbench.report.tables import Row, Schema, select, table
-from klbench.rows import column_of, finite, where
+from klbench.rows import Rows, column_of, columns_of, finite, where
 from klbench.studies.doctor.columns import (
     CAUSES,
     DIAGNOSIS,
@@ -41,7 +41,7 @@ MEDIAN = LegendEntry("median, and eight in ten", 0, "o")
 LEVEL = LegendEntry("value with two standard errors", 0, "o")
 
 
-def rows(tables: Tables, schema: Schema) -> list[Row]:
+def rows(tables: Tables, schema: Schema) -> Rows:
     """Return the rows of a table; none where the run has none."""
     return schema.rows(tables[schema.table]) if schema.table in tables else []
 
@@ -54,10 +54,7 @@ def sentences(tables: Tables, kind: str) -> list[str]:
 def _panel(title: str, found: Sequence[Row]) -> Panel:
     line = plots.Line(
         MEDIAN,
-        column_of(found, "log_prob"),
-        column_of(found, "middle"),
-        column_of(found, "low"),
-        column_of(found, "high"),
+        *columns_of(found, "log_prob", "middle", "low", "high"),
     )
     x, y = plots.Axis(SAY.x_axis()), plots.Axis(SAY.y_axis(), levels=(0.0,))
     return plots.lines(title, [line], x, y, left=0.24)

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import math
 
-import pandas as pd
-
 from klbench.context import Context
 from klbench.metrics.seeds import SeedFrame, band
 from klbench.rlhf.rows import training_table
@@ -19,7 +17,7 @@ from klbench.studies.ppo.tasks import chunks
 from klbench.study import Summary
 
 
-def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
+def run(options: DpoOptions, context: Context) -> Tables:
     """Return the tables of all losses, numbers of pairs and seeds."""
     plan = [
         (size, seeds)

@@ -5,11 +5,8 @@ Where each loss leads from the same ranked pairs, and what samples say of the KL
 
 from __future__ import annotations
 
-from typing import Any
-
-import pandas as pd
-
 from klbench.context import Context
+from klbench.rows import Row
 from klbench.schema import Tables
 from klbench.studies.dpo_lm.tasks import perform
 from klbench.studies.language import tables
@@ -20,7 +17,7 @@ from klbench.studies.language.stage import prepared
 from klbench.study import Summary
 
 
-def run(options: DpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
+def run(options: DpoLmOptions, context: Context) -> Tables:
     """Tables ``training``, ``compared`` and ``texts``."""
     place, shared = prepared(options, context)
     context.group.agreed(lambda: check(options, shared))
@@ -29,7 +26,7 @@ def run(options: DpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
     if not any(result["rows"] for result in found):
         return {}
 
-    def described(name: str) -> dict[str, Any]:
+    def described(name: str) -> Row:
         arm = next((each for each in options.arms if each.name == name), None)
         # The penalty of DPO is none that is estimated: it is in the loss, for whole sequences; k1
         # tells its KL.

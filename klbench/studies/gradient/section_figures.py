@@ -16,7 +16,7 @@ from klbench.report.plots import Arrow, Axis, Bar, Mark, bars, down
 from klbench.report.plots import arrows as arrow_panel
 from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.rows import column_of, distinct
+from klbench.rows import column_of, distinct, finite, where
 from klbench.studies.gradient.columns import ARROWS
 from klbench.studies.gradient.section_data import VERDICT_ORDER, Gradients
 
@@ -107,9 +107,7 @@ def settings(run: Gradients) -> Figure | None:
     shown = {row["verdict"] for row in rows[:MOST_BARS] or run.options}
     caption = SAY.settings_caption(*run.named_ends, len(rows[MOST_BARS:]))
     legend = [entry for word, entry in VERDICTS.items() if word in shown]
-    return Figure(
-        f"gradient-settings{run.stem}", str(SAY.settings_title()), caption, panels, legend
-    )
+    return run.figure("gradient-settings", str(SAY.settings_title()), caption, panels, legend)
 
 
 def _tips(run: Gradients, pair: str) -> dict[Tip, list[str]]:
@@ -119,8 +117,7 @@ def _tips(run: Gradients, pair: str) -> dict[Tip, list[str]]:
     """
     ends = {
         row["combination"]: (row["first"], row["second"])
-        for row in run.rows(ARROWS)
-        if row["pair"] == pair and math.isfinite(row["first"]) and math.isfinite(row["second"])
+        for row in finite(where(run.rows(ARROWS), pair=pair), "first", "second")
     }
     several = [name for name in arrows_drawn(run) if name in ends]
     near = 0.02 * max(
@@ -170,9 +167,7 @@ def arrows(run: Gradients) -> Figure | None:
         arrows_drawn(run)
     )
     caption = SAY.arrows_caption(len(pairs), len(panels), max(0, left_out))
-    return Figure(
-        f"gradient-arrows{run.stem}", SAY.arrows_title(), caption, panels, [*EXACT.values()]
-    )
+    return run.figure("gradient-arrows", SAY.arrows_title(), caption, panels, EXACT)
 
 
 ALONE, TOGETHER = (
@@ -196,10 +191,7 @@ def whole_objective(run: Gradients) -> Figure | None:
         panels.append(
             down(run.pair_label(pair), marks, Axis(str(SAY.noise_axis()), levels=(0.0,)), left=0.52)
         )
-    return Figure(
-        f"gradient-objective{run.stem}",
-        str(SAY.noise_title()),
-        SAY.noise_caption(len(groups[MOST + 4 :])),
-        panels,
-        [ALONE, TOGETHER],
+    caption = SAY.noise_caption(len(groups[MOST + 4 :]))
+    return run.figure(
+        "gradient-objective", str(SAY.noise_title()), caption, panels, [ALONE, TOGETHER]
     )

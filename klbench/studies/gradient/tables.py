@@ -14,6 +14,7 @@ import pandas as pd
 from klbench import trainers
 from klbench.columns import COMBINATIONS
 from klbench.rows import finite, grouped, keyed, rising, where
+from klbench.schema import Tables
 from klbench.studies.gradient.columns import GRADIENTS, OPTIONS, VERDICT, VERDICTS
 
 Row = Mapping[str, Any]
@@ -189,12 +190,12 @@ def options(combinations: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     return OPTIONS.frame(rows)
 
 
-def complete(tables: Mapping[str, pd.DataFrame]) -> Mapping[str, pd.DataFrame]:
+def complete(tables: Tables) -> Tables:
     """Return the tables of a run of an earlier version with the verdicts."""
     return {**tables, **judged(tables, {})} if GRADIENTS.table in tables else tables
 
 
-def judged(tables: Mapping[str, pd.DataFrame], typed: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+def judged(tables: Tables, typed: Mapping[str, str]) -> Tables:
     """Return the tables of verdicts that follow from the others."""
     found = verdicts(tables["gradients"], typed)
     named = options(tables["combinations"], found) if "combinations" in tables else None

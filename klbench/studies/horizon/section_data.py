@@ -8,7 +8,7 @@ from functools import cached_property
 
 from klbench.report.runs import RunTables, stored
 from klbench.report.tables import Row
-from klbench.rows import distinct, rising, where
+from klbench.rows import Rows, distinct, rising, where
 from klbench.studies.horizon.columns import (
     BOUNDS,
     CROSSINGS,
@@ -42,7 +42,7 @@ class Horizon(RunTables):
     main = HORIZON
 
     @cached_property
-    def measured(self) -> list[Row]:
+    def measured(self) -> Rows:
         """All rows by rising length."""
         return rising(self.rows(HORIZON), "tokens")
 
@@ -63,7 +63,7 @@ class Horizon(RunTables):
             kl = kls[len(kls) // 2]
         return kl, sorted(distinct(rows, "lag_token"))
 
-    def curve(self, series: str, combination: str, kl: float, lag: float) -> list[Row]:
+    def curve(self, series: str, combination: str, kl: float, lag: float) -> Rows:
         """Return the rows of one line; language models have the KL that they have."""
         return [
             row
@@ -80,7 +80,7 @@ class Horizon(RunTables):
         return series, kl, next((lag for lag in lags if lag > 0.0), 0.0)
 
     @cached_property
-    def drawn(self) -> dict[str, list[Row]]:
+    def drawn(self) -> dict[str, Rows]:
         """The lines of the first figure by what they are called."""
         series, kl, lag = self.leading
         found = {label: self.curve(series, name, kl, lag) for name, label in TRAINERS.items()}

@@ -14,7 +14,7 @@ from klbench.report.numbers import MISSING, number, percent, short
 from klbench.report.plots import Axis, Line, Mark, down, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row, Shown, select, table
-from klbench.rows import finite, grouped, rising
+from klbench.rows import Rows, finite, grouped, rising
 from klbench.studies.lambda_.columns import LAMBDA
 
 SAY = prose(__package__)
@@ -36,7 +36,7 @@ GRADIENT = {
 MAX_SERIES = 4
 
 
-def _series(tables: Tables) -> dict[str, list[Row]]:
+def _series(tables: Tables) -> dict[str, Rows]:
     """Return rows by series, each by rising KL; without KL there is no place for a row."""
     rows = finite(LAMBDA.rows(tables[LAMBDA.table]), "kl_qp")
     return {

@@ -29,7 +29,7 @@ from klbench.report.numbers import MISSING, number, percent
 from klbench.report.prose import prose
 from klbench.report.runs import RunTables
 from klbench.report.tables import Row
-from klbench.rows import column_of, distinct, where
+from klbench.rows import Rows, column_of, distinct, where
 from klbench.studies.peers.columns import HERE, LOST, PEERS, SPEED, VERDICTS
 
 SAY = prose(__package__)
@@ -38,7 +38,7 @@ FLOOR = 1e-9
 """Errors below this, 0 among them, are drawn there."""
 
 
-def _measured(tables: Tables) -> list[Row]:
+def _measured(tables: Tables) -> Rows:
     return where(RunTables("", tables).rows(PEERS), status="ok")
 
 

@@ -28,7 +28,7 @@ from klbench.study import Summary
 from klbench.threads import one_thread
 
 
-def run(options: TrainingOptions, context: Context) -> dict[str, pd.DataFrame]:
+def run(options: TrainingOptions, context: Context) -> Tables:
     """Return tables ``training``, ``final``, ``curves``, ``frontier``, ``matched``,
     ``noise_free``, ``fixed_points`` ...
     """
@@ -73,7 +73,7 @@ def _tables(
     found: Mapping[str, Sequence[Mapping[str, Any]]],
     alike: Mapping[str, str],
     points: Mapping[str, tuple[str, float]],
-) -> dict[str, pd.DataFrame]:
+) -> Tables:
     sampled, others = (pd.DataFrame(found[kind]) for kind in ("sampled", "frontier"))
     rows = (
         {"algorithm": options.algorithm, **described(row["combination"]), **row}

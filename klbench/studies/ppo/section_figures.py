@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from klbench.report.axes import kl_axis
@@ -15,7 +16,7 @@ from klbench.report.numbers import short
 from klbench.report.plots import Axis, Line, Mark, down, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.rows import column_of, distinct, finite, grouped, rising, where
+from klbench.rows import Rows, column_of, distinct, finite, grouped, rising, where
 from klbench.studies.ppo.columns import (
     CURVES,
     FLOORS,
@@ -74,16 +75,9 @@ def opening(runs: Sequence[Trained]) -> Figure:
 
 
 def _regret(trained: Trained) -> Panel:
-    rows = finite(trained.final, "regret")
     marks = [
-        Mark(
-            row["combination"],
-            row["regret"],
-            PLACES[row["fixed_point"]],
-            max(0.0, row["regret_low"]),
-            row["regret_high"],
-        )
-        for row in rows
+        replace(mark, low=max(0.0, mark.low))
+        for mark in _marks(finite(trained.final, "regret"), "regret")
     ]
     return down(
         trained.label or "Regret",
@@ -92,19 +86,14 @@ def _regret(trained: Trained) -> Panel:
     )
 
 
+def _marks(rows: Rows, column: str) -> list[Mark]:
+    """Return a mark for each combination, in the colour of its fixed point."""
+    return [Mark.of(row["combination"], row, column, PLACES[row["fixed_point"]]) for row in rows]
+
+
 def _difference(trained: Trained) -> list[Panel]:
     """Return paired differences of regret from k1 in the reward."""
-    marks = [
-        Mark(
-            row["combination"],
-            row["difference"],
-            PLACES[row["fixed_point"]],
-            row["difference_low"],
-            row["difference_high"],
-        )
-        for row in trained.final
-        if math.isfinite(row["difference"])
-    ]
+    marks = _marks(finite(trained.final, "difference"), "difference")
     axis = Axis(f"regret − that of {trained.reference}", "symlog", levels=[0.0])
     return [down(f"Against {trained.reference}", marks, axis)] if len(marks) > 1 else []
 
@@ -119,11 +108,7 @@ def _curve(
             for row in where(trained.rows(CURVES), combination=name)
             if (column == "regret" or row["step"] > 0)
         ]
-        x, y, low, high = (
-            [row[key] for row in rows]
-            for key in ("step", column, f"{column}_low", f"{column}_high")
-        )
-        drawn.append(Line(entry, x, y, low, high))
+        drawn.append(Line.of(entry, rows, "step", column, ends=True))
     return lines(title, drawn, Axis("update"), Axis(label, "log"))
 
 
@@ -138,31 +123,15 @@ def curves(trained: Trained) -> list[Figure]:
         _curve(trained, entries, "regret", REGRET, "Regret"),
         _curve(trained, entries, "kl", KL, "KL"),
     ]
-    found = [
-        Figure(
-            f"training-curves{trained.stem}",
-            "While training",
-            SAY.curves(rest),
-            panels,
-            list(entries.values()),
-        )
-    ]
+    found = [trained.figure("training-curves", "While training", SAY.curves(rest), panels, entries)]
     names, rest = trained.drawn(
-        *(row["combination"] for row in trained.final if row["fixed_point"] == OPTIMUM)
+        *column_of(where(trained.final, fixed_point=OPTIMUM), "combination")
     )
     if len(names) > 1:
         entries = legend(names)
         panel = _curve(trained, entries, "regret", REGRET, "Regret")
         title = "Those that lead to the optimum"
-        found.append(
-            Figure(
-                f"training-optimum{trained.stem}",
-                title,
-                SAY.ideal(rest),
-                [panel],
-                list(entries.values()),
-            )
-        )
+        found.append(trained.figure("training-optimum", title, SAY.ideal(rest), [panel], entries))
     return found
 
 
@@ -192,11 +161,7 @@ def predicted(trained: Trained) -> list[Figure]:
         trained.beta, int(rows[0]["seeds"]), trained.seeds, *verdicts, unsettled
     )
     title = "Where it was predicted to end, and where it ended"
-    return [
-        Figure(
-            f"training-fixed-points{trained.stem}", title, caption, [panel], list(KINDS.values())
-        )
-    ]
+    return [trained.figure("training-fixed-points", title, caption, [panel], KINDS)]
 
 
 def frontier(trained: Trained) -> list[Figure]:
@@ -209,14 +174,7 @@ def frontier(trained: Trained) -> list[Figure]:
     entries = legend(names)
     best = LegendEntry("the best policy of that KL", 5, "_", dashed=True)
     every = rising((row for name in names for row in found[name]), "kl")
-    drawn = [
-        Line(
-            best,
-            column_of(every, "kl"),
-            column_of(every, "frontier_reward"),
-            marked=False,
-        )
-    ]
+    drawn = [Line.of(best, every, "kl", "frontier_reward", marked=False)]
     drawn += [_over_kl(entry, found[name], "reward") for name, entry in entries.items()]
     panels = [lines("Reward over KL", drawn, _kl_axis(every), Axis("expected reward"))]
     matched = [row for row in trained.rows(MATCHED) if row["combination"] in entries]
@@ -229,15 +187,8 @@ def frontier(trained: Trained) -> list[Figure]:
         y = Axis(f"reward − {trained.reference}'s", levels=[0.0])
         panels.append(lines(f"Against {trained.reference}", drawn, _kl_axis(matched), y, left=0.19))
     caption = SAY.frontier(trained.reference, bool(matched), rest)
-    return [
-        Figure(
-            f"training-frontier{trained.stem}",
-            "Reward at equal KL",
-            caption,
-            panels,
-            [*entries.values(), best],
-        )
-    ]
+    drawn_with = [*entries.values(), best]
+    return [trained.figure("training-frontier", "Reward at equal KL", caption, panels, drawn_with)]
 
 
 def _kl_axis(rows: Sequence[Row]) -> Axis:
@@ -245,11 +196,7 @@ def _kl_axis(rows: Sequence[Row]) -> Axis:
 
 
 def _over_kl(entry: LegendEntry, rows: Sequence[Row], column: str, apart: float = 1.0) -> Line:
-    rows = rising(rows, "kl")
-    kl, y, low, high = (
-        [row[key] for row in rows] for key in ("kl", column, f"{column}_low", f"{column}_high")
-    )
-    return Line(entry, [each * apart for each in kl], y, low, high, bars=True)
+    return Line.of(entry, rising(rows, "kl"), "kl", column, ends=True, scale=apart, bars=True)
 
 
 def lost_token(trained: Trained) -> list[Figure]:
@@ -271,31 +218,14 @@ def lost_token(trained: Trained) -> list[Figure]:
     panels = [lines(f"{short(at['lost'])} nats lost", drawn, Axis("update"), y, left=0.17)]
     if len(depths) > 1:
         panels += [
-            lines(
-                "After training",
-                _of(ends, entries, "lost", "probability"),
-                over,
-                Axis(LOST, "log"),
-                left=0.17,
-            ),
-            lines(
-                "Largest gradient",
-                _of(ends, entries, "lost", "norm_max"),
-                over,
-                Axis("its norm", "log"),
-                left=0.17,
-            ),
+            lines(words, _of(ends, entries, "lost", y), over, Axis(label, "log"), left=0.17)
+            for words, y, label in (
+                ("After training", "probability", LOST),
+                ("Largest gradient", "norm_max", "its norm"),
+            )
         ]
     title = "Bringing back a token that was lost"
-    return [
-        Figure(
-            f"training-recovery{trained.stem}",
-            title,
-            SAY.lost(at, rest),
-            panels,
-            list(entries.values()),
-        )
-    ]
+    return [trained.figure("training-recovery", title, SAY.lost(at, rest), panels, entries)]
 
 
 def _of(
@@ -310,21 +240,12 @@ def _of(
 
     What is too small to draw is drawn at the least.
     """
-    found = []
-    for name, entry in entries.items():
-        mine = rising(where(rows, combination=name), x)
-        kept = [(row[x], max(row[column], SMALLEST)) for row in mine if math.isfinite(row[column])]
-        if kept:
-            found.append(
-                Line(
-                    entry,
-                    [a for a, _ in kept],
-                    [b for _, b in kept],
-                    marked=not exact,
-                    dotted=exact,
-                )
-            )
-    return found
+    known = [row | {column: max(row[column], SMALLEST)} for row in finite(rows, column)]
+    return [
+        Line.of(entry, rising(own, x), x, column, marked=not exact, dotted=exact)
+        for name, entry in entries.items()
+        if (own := where(known, combination=name))
+    ]
 
 
 def figures(trained: Trained) -> list[Figure]:

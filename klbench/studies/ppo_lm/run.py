@@ -25,7 +25,7 @@ from klbench.studies.ppo_lm.tasks import perform
 from klbench.study import Summary
 
 
-def run(options: PpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
+def run(options: PpoLmOptions, context: Context) -> Tables:
     """Tables ``training``, ``compared``, ``texts`` and ``combinations``.
 
     With reward models also ``raters``.
@@ -44,7 +44,7 @@ def run(options: PpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
     return tables | ({"raters": pd.DataFrame(raters)} if raters and tables else {})
 
 
-def _tables(options: PpoLmOptions, found: Rows) -> dict[str, pd.DataFrame]:
+def _tables(options: PpoLmOptions, found: Rows) -> Tables:
     return {
         "training": tables.trained_table(found, options.algorithm, options.beta),
         "compared": tables.compared_table(found, options.reference_combination),

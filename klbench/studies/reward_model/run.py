@@ -18,7 +18,7 @@ from klbench.studies.reward_model.options import RewardModelOptions
 from klbench.study import Summary
 
 
-def run(options: RewardModelOptions, context: Context) -> dict[str, pd.DataFrame]:
+def run(options: RewardModelOptions, context: Context) -> Tables:
     """Return tables ``overoptimisation``, ``peaks``, ``equal_kl``, ``reward_models``,
     ``calibration``, ``training`` ...
     """

@@ -8,7 +8,7 @@ from klbench.report.blocks import Tables
 from klbench.report.plots import MOST_ENTRIES
 from klbench.report.runs import RunTables, by_run, stored
 from klbench.report.tables import Row
-from klbench.rows import finite, where
+from klbench.rows import Rows, finite, where
 from klbench.studies.reward_model.columns import GOLD, OVEROPTIMISATION, PEAKS
 
 OPTIMUM, BEST, PPO = ("optimum", ""), ("best_of_n", ""), "ppo"
@@ -57,7 +57,7 @@ class Learned(RunTables):
             else [names[round(i * (len(names) - 1) / last)] for i in range(last + 1)]
         )
 
-    def path(self, way: Way, proxy: str) -> list[Row]:
+    def path(self, way: Way, proxy: str) -> Rows:
         """Return the points from the reference outward: training by its steps, the others by KL."""
         mine = [row for row in finite(where(self.points, proxy=proxy), "kl") if way_of(row) == way]
         return sorted(mine, key=lambda row: float(row["step"] if way[0] == PPO else row["kl"]))

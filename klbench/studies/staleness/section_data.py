@@ -8,8 +8,7 @@ from functools import cached_property
 
 from klbench.columns import COMBINATIONS
 from klbench.report.combinations import Measured, joined
-from klbench.report.tables import Row
-from klbench.rows import column_of, distinct, finite, rising, where
+from klbench.rows import Rows, column_of, distinct, finite, rising, where
 from klbench.studies.staleness.columns import CHOICES, CORRECTIONS, OVER_SEEDS, STALENESS
 
 VERDICTS = ("right at every lag", "right without a lag", "off at every lag")
@@ -23,7 +22,7 @@ class Staleness(Measured):
     combinations = COMBINATIONS
 
     @cached_property
-    def over_seeds(self) -> list[Row]:
+    def over_seeds(self) -> Rows:
         """Rows over several seeds of the first series at its largest lag, the quietest right
         ones first.
         """
@@ -46,7 +45,7 @@ class Lagging:
 
     run: Staleness
     pair: str
-    corrections: list[Row]
+    corrections: Rows
 
     @property
     def label(self) -> str:
@@ -54,7 +53,7 @@ class Lagging:
         return self.run.pair_label(self.pair)
 
     @cached_property
-    def rows(self) -> list[Row]:
+    def rows(self) -> Rows:
         """Rows of the pair by rising lag."""
         rows = finite(where(self.run.measured, pair=self.pair), "staleness")
         return rising(rows, "staleness")
@@ -64,16 +63,16 @@ class Lagging:
         """Rising lags."""
         return distinct(self.rows, "staleness")
 
-    def curve(self, combination: str) -> list[Row]:
+    def curve(self, combination: str) -> Rows:
         """Return the rows of a combination by rising lag."""
         return where(self.rows, combination=combination)
 
     @cached_property
-    def choices(self) -> list[Row]:
+    def choices(self) -> Rows:
         """The combinations with the least error, by lag and batch."""
         return where(self.run.rows(CHOICES), pair=self.pair)
 
-    def groups(self, verdict: str) -> list[list[Row]]:
+    def groups(self, verdict: str) -> list[Rows]:
         """Return the verdicts of a kind, those with equal numbers together, the best at the
         largest lag first.
         """
@@ -82,6 +81,6 @@ class Lagging:
         return sorted(found.values(), key=lambda rows: (math.isnan(rows[0][key]), rows[0][key]))
 
     @cached_property
-    def ordered(self) -> list[list[Row]]:
+    def ordered(self) -> list[Rows]:
         """Groups of all kinds."""
         return [rows for verdict in VERDICTS for rows in self.groups(verdict)]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from klbench.rows import column_of, finite, grouped, rising, where
+from klbench.schema import Tables
 from klbench.studies.gradient.tables import QP, Row, first_alike, matches
 from klbench.studies.staleness.choices import choices
 from klbench.studies.staleness.columns import CHOICES, CORRECTIONS, STALENESS
@@ -92,7 +93,7 @@ def corrections(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFra
     return CORRECTIONS.frame(result)
 
 
-def complete(tables: Mapping[str, pd.DataFrame]) -> Mapping[str, pd.DataFrame]:
+def complete(tables: Tables) -> Tables:
     """Return the tables of a run of an earlier version with the verdicts on corrections."""
     if STALENESS.table not in tables:
         return tables

@@ -10,7 +10,7 @@ from klbench.report.plots import Axis, Line, legend, lines
 from klbench.report.prose import prose
 from klbench.report.runs import RunTables, by_run
 from klbench.report.tables import Row, select, table
-from klbench.rows import finite, where
+from klbench.rows import finite, grouped, where
 from klbench.studies.temperature.columns import TEMPERATURE
 
 SAY = prose(__package__)
@@ -39,9 +39,7 @@ def lead(tables: Tables) -> Lead:
 
 def figure(run: RunTables) -> Figure:
     """Return each quantity against the temperature, a panel for each pair."""
-    pairs: dict[str, list[Row]] = {}
-    for row in run.rows(TEMPERATURE):
-        pairs.setdefault(row["pair"], []).append(row)
+    pairs = grouped(run.rows(TEMPERATURE), "pair")
     panels = [
         lines(
             pair,
@@ -52,13 +50,8 @@ def figure(run: RunTables) -> Figure:
         for pair, rows in list(pairs.items())[:MAX_PAIRS]
     ]
     left_out = len(list(pairs)[MAX_PAIRS:])
-    return Figure(
-        f"temperature{run.stem}",
-        SAY.figure_title(),
-        SAY.figure_caption(left_out),
-        panels,
-        list(ENTRIES.values()),
-    )
+    caption = SAY.figure_caption(left_out)
+    return run.figure("temperature", SAY.figure_title(), caption, panels, ENTRIES)
 
 
 def _line(rows: Sequence[Row], name: str) -> Line:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from klbench.report.blocks import Tables
-from klbench.rows import rising
 
 MILLION = 1e6
 FORWARD = "forward"
@@ -99,7 +98,7 @@ class Data:
     def ratios(self, above: dict[str, Timing], below: dict[str, Timing]) -> dict[str, float]:
         """Return, for the estimators in both, how many times as fast the first is, rising."""
         found = {name: above[name].rate / below[name].rate for name in above if name in below}
-        return dict(rising(found.items(), 1))
+        return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
 def load(tables: Tables) -> Data:

@@ -16,7 +16,7 @@ from klbench.report.numbers import Z95, percent, short
 from klbench.report.plots import Axis, Line, Mark, Tile
 from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.rows import column_of, finite
+from klbench.rows import Rows, column_of
 from klbench.studies.value.columns import ALL, TWO, UNBIASED
 from klbench.studies.value.section_data import MOST_PANELS, Data
 
@@ -85,7 +85,7 @@ def _curve(
         (row[x], *y(row), row["status"] != "ok" if hollow == "status" else math.isnan(row[hollow]))
         for row in rows
     ]
-    kept = finite(kept, 1)
+    kept = [each for each in kept if math.isfinite(each[1])]
     known = [(row[x], exact(row)) for row in rows if exact and math.isfinite(exact(row))]
     if not kept:
         return []
@@ -111,7 +111,7 @@ def _curve(
     ]
 
 
-def _rows(data: Data, pairs: Sequence[str], batch: int, name: str) -> list[Row]:
+def _rows(data: Data, pairs: Sequence[str], batch: int, name: str) -> Rows:
     found = (data.at(pair, batch).get(name) for pair in pairs)
     return [row for row in found if row and row["kl"] > 0]
 

@@ -10,7 +10,7 @@ from klbench.report.blocks import Block, Cell, Column, Details, Paragraph, Table
 from klbench.report.formulas import formula
 from klbench.report.numbers import MISSING, number, percent, short
 from klbench.report.tables import Row, select, table
-from klbench.rows import column_of, keyed, where
+from klbench.rows import Rows, column_of, keyed, where
 from klbench.studies.value.columns import ALL, ESTIMATORS, PAIRS, RANGES, VALUES
 from klbench.studies.value.section_data import Data
 from klbench.studies.value.section_figures import SAY, size
@@ -194,7 +194,7 @@ def all_tables(data: Data) -> list[Block]:
 
 def claims(data: Data) -> list[Block]:
     """Return the table of claims, one for each run, and how to read it."""
-    runs: dict[str, list[Row]] = {}
+    runs: dict[str, Rows] = {}
     for row in data.estimators:
         runs.setdefault(str(row.get("run", "")), []).append(row)
     described = keyed(data.estimators, "estimator")
