@@ -102,7 +102,7 @@ HEAVY_TAILED = ("gap_token", "gap_sequence", "excess", "chi2_token")
 
 
 Found = Mapping[str, Measured]
-"""What is known of each ratio of a file, by its name."""
+"""The measured ratios of a file, by name."""
 
 
 def measure(name: str, series: Series, kept: Kept, above: str, below: str) -> Measured:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from klbench.report import cells
-from klbench.report.blocks import Column, Table, Text
+from klbench.report.blocks import Column, Details, Table, Text
 from klbench.report.cells import Show
 from klbench.rows import Row as Row
 from klbench.schema import Schema as Schema
@@ -68,6 +68,26 @@ def usual(schema: Schema, name: str) -> Show:
     return cells.interval() if f"{name}_low" in others else cells.number()
 
 
+def head(schema: Schema, name: str) -> Column:
+    """Return the head of a schema's column: its heading and what it holds."""
+    column = schema[name]
+    return Column(column.heading or name, column.meaning, column.type in ("float", "int"))
+
+
+def tables(
+    caption: Text, schema: Schema, rows: Sequence[Row], shown: Sequence[Shown]
+) -> list[Table]:
+    """Return the table of rows; nothing where there are none."""
+    return [table(str(caption), schema, rows, shown)] if rows else []
+
+
+def folded(
+    title: Text, schema: Schema, rows: Sequence[Row], shown: Sequence[Shown]
+) -> list[Details]:
+    """Return the table of rows folded away; nothing where there are none."""
+    return [Details(title, [table(str(title), schema, rows, shown)])] if rows else []
+
+
 def table(caption: str, schema: Schema, rows: Sequence[Row], shown: Sequence[Shown]) -> Table:
     """Return a table with a heading and a cell for each column that is shown.
 
@@ -76,13 +96,10 @@ def table(caption: str, schema: Schema, rows: Sequence[Row], shown: Sequence[Sho
     KeyError
         The schema has no such column.
     """
+    heads = ((each, head(schema, each.name)) for each in shown)
     columns = [
-        Column(
-            each.heading or schema[each.name].heading or each.name,
-            each.meaning or schema[each.name].meaning,
-            schema[each.name].type in ("float", "int"),
-        )
-        for each in shown
+        replace(column, title=each.heading or column.title, meaning=each.meaning or column.meaning)
+        for each, column in heads
     ]
     shows = [(each.name, each.show or usual(schema, each.name)) for each in shown]
     return Table(caption, columns, [[show(row, name) for name, show in shows] for row in rows])

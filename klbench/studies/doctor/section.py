@@ -24,6 +24,7 @@ from klbench.report.blocks import (
 )
 from klbench.report.prose import prose
 from klbench.report.tables import Row, Schema, select, table
+from klbench.report.tables import tables as tables_of
 from klbench.rows import Rows, column_of, columns_of, finite, where
 from klbench.studies.doctor.columns import (
     CAUSES,
@@ -125,17 +126,11 @@ def _blocks(tables: Tables) -> Iterator[Block]:
     shown = select("cause:name score:number2 evidence:words")
     yield table(SAY.causes(), CAUSES, rows(tables, CAUSES), shown)
     checks = select("check:name verdict:text value:plain4 message:words")
-    if found := rows(tables, MUST_HOLD):
-        yield table(SAY.checks(), MUST_HOLD, found, checks)
+    yield from tables_of(SAY.checks(), MUST_HOLD, rows(tables, MUST_HOLD), checks)
     yield from _steps(tables)
     yield Paragraph(SAY.direction())
-    if found := rows(tables, LINES):
-        yield table(
-            SAY.lines(),
-            LINES,
-            found,
-            select("part:text quantity:name value:interval3"),
-        )
+    lines = select("part:text quantity:name value:interval3")
+    yield from tables_of(SAY.lines(), LINES, rows(tables, LINES), lines)
     if found := rows(tables, MASKS):
         yield Paragraph(SAY.masks_why())
         yield table(

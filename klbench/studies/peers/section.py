@@ -28,7 +28,7 @@ from klbench.report.blocks import (
 from klbench.report.numbers import MISSING, number, percent
 from klbench.report.prose import prose
 from klbench.report.runs import RunTables
-from klbench.report.tables import Row
+from klbench.report.tables import Row, head
 from klbench.rows import Rows, column_of, distinct, where
 from klbench.studies.peers.columns import HERE, LOST, PEERS, SPEED, VERDICTS
 
@@ -149,7 +149,7 @@ def _table(subject: str, rows: Sequence[Row], speed: Sequence[Row]) -> Table:
     last = regimes[-1]
     columns = [
         Column("Whose", "library and function"),
-        Column(PEERS["dtype"].heading, PEERS["dtype"].meaning),
+        head(PEERS, "dtype"),
     ]
     columns += [
         Column(f"Value, {each}", f"worst relative error of the value; {SAY.regime(each)}", True)
