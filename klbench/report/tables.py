@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from klbench.report import cells
 from klbench.report.blocks import Column, Details, Table, Text
@@ -56,18 +56,6 @@ def _shown(name: str, kind: str, special: Mapping[str, Show]) -> Shown:
     return Shown(name, cell(int(digits)) if digits else cell())
 
 
-def usual(schema: Schema, name: str) -> Show:
-    """Return how a column is shown by its type, and with its uncertainty if the table has one."""
-    others = schema.names
-    if schema[name].type == "int":
-        return cells.whole
-    if schema[name].type != "float":
-        return cells.name if name in NAMES else cells.text
-    if f"{name}_se" in others:
-        return cells.with_error
-    return cells.interval() if f"{name}_low" in others else cells.number()
-
-
 def head(schema: Schema, name: str) -> Column:
     """Return the head of a schema's column: its heading and what it holds."""
     column = schema[name]
@@ -88,6 +76,18 @@ def folded(
     return [Details(title, [table(str(title), schema, rows, shown)])] if rows else []
 
 
+def usual(schema: Schema, name: str) -> Show:
+    """Return how a column is shown by its type, and with its uncertainty if the table has one."""
+    others = schema.names
+    if schema[name].type == "int":
+        return cells.whole
+    if schema[name].type != "float":
+        return cells.name if name in NAMES else cells.text
+    if f"{name}_se" in others:
+        return cells.with_error
+    return cells.interval() if f"{name}_low" in others else cells.number()
+
+
 def table(caption: str, schema: Schema, rows: Sequence[Row], shown: Sequence[Shown]) -> Table:
     """Return a table with a heading and a cell for each column that is shown.
 
@@ -96,10 +96,13 @@ def table(caption: str, schema: Schema, rows: Sequence[Row], shown: Sequence[Sho
     KeyError
         The schema has no such column.
     """
-    heads = ((each, head(schema, each.name)) for each in shown)
     columns = [
-        replace(column, title=each.heading or column.title, meaning=each.meaning or column.meaning)
-        for each, column in heads
+        Column(
+            each.heading or schema[each.name].heading or each.name,
+            each.meaning or schema[each.name].meaning,
+            schema[each.name].type in ("float", "int"),
+        )
+        for each in shown
     ]
     shows = [(each.name, each.show or usual(schema, each.name)) for each in shown]
     return Table(caption, columns, [[show(row, name) for name, show in shows] for row in rows])
