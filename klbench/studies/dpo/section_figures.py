@@ -15,7 +15,8 @@ from klbench.report import plots
 from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.cells import ROUNDING
 from klbench.report.numbers import number
-from klbench.report.plots import Axis, Line, Mark, Tile
+from klbench.report.panels import Tile, heat
+from klbench.report.plots import Axis, Line, Mark
 from klbench.rows import Rows, column_of, distinct, finite, keyed, where
 from klbench.studies.dpo.columns import DPO_CURVES, DPO_ESTIMATES, DPO_SEEN
 from klbench.studies.dpo.section_data import SAY, STANDARD, Preferred
@@ -121,7 +122,7 @@ def _places(run: Preferred) -> Iterator[Figure]:
         ]
     # No room for separators of thousands.
     heads = [SAY.size(size).replace(",", "") for size in sizes]
-    panel = plots.heat("KL(q‖q*), nats", tiles, heads, "ranked pairs")
+    panel = heat("KL(q‖q*), nats", tiles, heads, "ranked pairs")
     caption = SAY.place_caption(run.losses[len(names) :], len(run.sizes) > len(sizes))
     yield run.figure("dpo-places", SAY.place_title(), caption, [panel])
 

@@ -12,8 +12,9 @@ from collections.abc import Iterable
 
 from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.combinations import MOST, joined, named, share
-from klbench.report.plots import Arrow, Axis, Bar, Mark, bars, down
-from klbench.report.plots import arrows as arrow_panel
+from klbench.report.panels import Arrow, Bar, bars
+from klbench.report.panels import arrows as arrow_panel
+from klbench.report.plots import Axis, Mark, down
 from klbench.report.prose import prose
 from klbench.report.tables import Row
 from klbench.rows import column_of, distinct, finite, where

@@ -14,7 +14,8 @@ from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.combinations import MOST, amount, exact, named, share
 from klbench.report.figures import MARKERS
 from klbench.report.numbers import short
-from klbench.report.plots import Axis, Bar, Line, bars, legend, lines
+from klbench.report.panels import Bar, bars
+from klbench.report.plots import Axis, Line, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
 from klbench.rows import column_of, finite, where

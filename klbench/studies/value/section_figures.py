@@ -13,7 +13,8 @@ from klbench.report import plots
 from klbench.report.axes import batch_axis, kl_axis, tick
 from klbench.report.blocks import Figure, LegendEntry, Panel, Text
 from klbench.report.numbers import Z95, percent, short
-from klbench.report.plots import Axis, Line, Mark, Tile
+from klbench.report.panels import Tile, heat
+from klbench.report.plots import Axis, Line, Mark
 from klbench.report.prose import prose
 from klbench.report.tables import Row
 from klbench.rows import Rows, column_of
@@ -372,7 +373,7 @@ def coverage(data: Data) -> Figure | None:
         if tiles:
             columns = [f"{batch:,}" for batch in batches]
             panels.append(
-                plots.heat(
+                heat(
                     series, tiles, columns, "samples in a batch", detail=_place(data, series, pair)
                 )
             )
