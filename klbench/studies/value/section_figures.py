@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -17,7 +19,7 @@ from klbench.report.panels import Tile, heat
 from klbench.report.plots import Axis, Line, Mark
 from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.rows import Rows, column_of
+from klbench.rows import Rows, column_of, finite, keyed, where
 from klbench.studies.value.columns import ALL, TWO, UNBIASED
 from klbench.studies.value.section_data import MOST_PANELS, Data
 
@@ -31,6 +33,8 @@ MIDDLING = 64
 """The errors of batches of about this size are drawn."""
 KL_LABEL = "exact KL(q‖p), nats"
 MEASURED, EXACT = LegendEntry("measured k-hat", 6, "o"), LegendEntry("known tail index", 5, "s")
+
+ENDS = (("low", -1), ("high", 1))
 
 Value = Callable[[Row], tuple[float, float]]
 """A row's value, and half the width of its 95 % interval."""
@@ -82,34 +86,19 @@ def _curve(
     """Return measured points with their intervals, and a line through exact values, or through
     the points without these.
     """
-    kept = [
-        (row[x], *y(row), row["status"] != "ok" if hollow == "status" else math.isnan(row[hollow]))
-        for row in rows
-    ]
-    kept = [each for each in kept if math.isfinite(each[1])]
-    known = [(row[x], exact(row)) for row in rows if exact and math.isfinite(exact(row))]
+    kept: Rows = []
+    for row in rows:
+        value, half = y(row)
+        bad = row["status"] != "ok" if hollow == "status" else math.isnan(row[hollow])
+        ends = (math.nan, math.nan) if bad else (value - half, value + half)
+        kept.append({"x": row[x], "y": value, "y_low": ends[0], "y_high": ends[1], "bad": bad})
+    kept = finite(kept, "y")
     if not kept:
         return []
-    low, high = (
-        [math.nan if bad else value + sign * half for _, value, half, bad in kept]
-        for sign in (-1, 1)
-    )
-    points = Line(
-        entry,
-        [at * shift for at, *_ in kept],
-        [value for _, value, *_ in kept],
-        low,
-        high,
-        bars=True,
-        joined=joined and not known,
-        hollow=[bad for *_, bad in kept],
-    )
-    if not (joined and known):
-        return [points]
-    return [
-        Line(entry, [at for at, _ in known], [value for _, value in known], marked=False),
-        points,
-    ]
+    known = finite(({"x": row[x], "y": exact(row)} for row in rows) if exact else (), "y")
+    line = [Line.of(entry, known, "x", "y", marked=False)] if joined and known else []
+    points = {"bars": True, "joined": joined and not known, "hollow": column_of(kept, "bad")}
+    return [*line, Line.of(entry, kept, "x", "y", ends=True, scale=shift, **points)]
 
 
 def _rows(data: Data, pairs: Sequence[str], batch: int, name: str) -> Rows:
@@ -119,10 +108,11 @@ def _rows(data: Data, pairs: Sequence[str], batch: int, name: str) -> Rows:
 
 def _relative_error(row: Row) -> tuple[float, float]:
     """Return a row's rmse over the truth: the one that ranks it, else the measured one."""
-    error = row["rmse"] if math.isnan(row["error"]) else row["error"]
-    return error / row["truth"] if row["truth"] else math.nan, 0.0 if row[
-        "error_exact"
-    ] else Z95 * row["rmse_se"] / row["truth"]
+    error, half = (
+        row["rmse"] if math.isnan(row["error"]) else row["error"],
+        0.0 if row["error_exact"] else Z95 * row["rmse_se"],
+    )
+    return (error / row["truth"], half / row["truth"]) if row["truth"] else (math.nan, 0.0)
 
 
 def lead(data: Data) -> Figure | None:
@@ -135,22 +125,17 @@ def lead(data: Data) -> Figure | None:
     curves = {name: _error_over_kl(data, pairs) for name, pairs in series.items()}
     y = Axis("rmse / true value", "log", levels=(1.0,))
     panels = [
-        plots.lines(
-            name, curves[name], Axis(KL_LABEL, place=partial(kl_axis, kls=data.kls(pairs))), y
-        )
+        plots.lines(name, curves[name], _kl_axis(data.kls(pairs)), y)
         for name, pairs in series.items()
     ]
     legend = used(data.entries, list(curves.values()))
     title = f"Error over KL, {size(data.batch)}"
-    return figure(
-        data,
-        "error",
-        title,
-        panels,
-        legend,
-        SAY.lead_caption(any(entry.dashed for entry in legend)),
-        most=LEAD_PANELS,
-    )
+    caption = SAY.lead_caption(any(entry.dashed for entry in legend))
+    return figure(data, "error", title, panels, legend, caption, most=LEAD_PANELS)
+
+
+def _kl_axis(kls: Sequence[float]) -> Axis:
+    return Axis(KL_LABEL, place=partial(kl_axis, kls=kls))
 
 
 def _error_over_kl(data: Data, pairs: Sequence[str]) -> list[Line]:
@@ -158,14 +143,8 @@ def _error_over_kl(data: Data, pairs: Sequence[str]) -> list[Line]:
     return [
         line
         for name, entry in data.entries.items()
-        for line in _curve(
-            entry,
-            _rows(data, pairs, data.batch, name),
-            "kl",
-            _relative_error,
-            joined=joined,
-            hollow="error",
-        )
+        for rows in [_rows(data, pairs, data.batch, name)]
+        for line in _curve(entry, rows, "kl", _relative_error, joined=joined, hollow="error")
     ]
 
 
@@ -179,18 +158,13 @@ def _error_by_name(data: Data) -> Figure | None:
                 row = data.at(pairs[0], batch).get(name)
                 value, half = _relative_error(row) if row else (math.nan, 0.0)
                 if row and math.isfinite(value):
-                    marks.append(
-                        Mark(
-                            name, value, entry, value - half, value + half, math.isnan(row["error"])
-                        )
-                    )
+                    hollow = math.isnan(row["error"])
+                    marks.append(Mark(name, value, entry, value - half, value + half, hollow))
             if marks:
-                title = size(batch).capitalize()
+                title, names = size(batch).capitalize(), list(data.drawn(pairs[0]))
                 detail = series if len(data.main_series) > 1 else ""
                 x = Axis("rmse / true value", "log", levels=(1.0,))
-                panels.append(
-                    plots.down(title, marks, x, names=list(data.drawn(pairs[0])), detail=detail)
-                )
+                panels.append(plots.down(title, marks, x, names=names, detail=detail))
     caption = SAY.lead_caption(dashed=False, names=True)
     return figure(data, "error", "Error of each estimator", panels, (), caption, most=LEAD_PANELS)
 
@@ -219,9 +193,7 @@ def winners(data: Data) -> Figure | None:
         ]
         kls = [kl for _, _, low, high in strips for kl in (low, high)]
         title = str(SAY.group(among, size(batch)))
-        panels.append(
-            plots.down(title, marks, Axis(KL_LABEL, place=partial(kl_axis, kls=kls)), names=names)
-        )
+        panels.append(plots.down(title, marks, _kl_axis(kls), names=names))
     legend = [entry for name, entry in data.entries.items() if name in drawn]
     if len(legend) < 2 or len({row["pair"] for row in data.measured}) == 1:
         return None
@@ -249,9 +221,7 @@ def _against_kl(
             rows = _rows(data, pairs, data.batches[0], each)
             drawn += _curve(entry, rows, "kl", value, exact=exact, joined=joined, shift=shift)
         curves.append(drawn)
-        panels.append(
-            plots.lines(series, drawn, Axis(KL_LABEL, place=partial(kl_axis, kls=kls)), y)
-        )
+        panels.append(plots.lines(series, drawn, _kl_axis(kls), y))
     return figure(data, name, title, panels, used(data.entries, curves), caption)
 
 
@@ -316,18 +286,14 @@ def error_by_batch(data: Data) -> Figure | None:
         y = Axis("rmse, nats", "log", levels=(data.kl(pair),))
         curves.append(drawn)
         panels.append(plots.lines(series, drawn, x, y, detail=_place(data, series, pair)))
-    stuck: dict[str, int] = {}
-    for row in data.measured:
-        if (
-            row["batch"] == data.batches[-1]
-            and row["bias_dominates"]
-            and row["pair"] not in data.off_policy
-        ):
-            stuck[row["estimator"]] = stuck.get(row["estimator"], 0) + 1
-    caption = SAY.batch_caption(stuck, data.batches[-1], sum(map(len, data.main_series.values())))
-    return figure(
-        data, "error-by-batch", "What more samples buy", panels, used(entries, curves), caption
+    stuck = Counter(
+        row["estimator"]
+        for row in where(data.measured, batch=data.batches[-1])
+        if row["bias_dominates"] and row["pair"] not in data.off_policy
     )
+    caption = SAY.batch_caption(stuck, data.batches[-1], sum(map(len, data.main_series.values())))
+    legend = used(entries, curves)
+    return figure(data, "error-by-batch", "What more samples buy", panels, legend, caption)
 
 
 def distributions(data: Data) -> Figure | None:
@@ -362,83 +328,56 @@ def coverage(data: Data) -> Figure | None:
     batches = [batch for batch in data.batches if batch > 1]
     panels = []
     for series, pair in data.typical.items():
-        rows = {
-            name: [data.at(pair, batch).get(name) for batch in batches] for name in data.drawn(pair)
+        shares = {
+            name: [data.at(pair, batch).get(name, UNTESTED)["coverage"] for batch in batches]
+            for name in data.drawn(pair)
         }
         tiles = {
-            name: [_tile(row) for row in found]
-            for name, found in rows.items()
-            if any(map(_tested, found))
+            name: [_tile(share) for share in found]
+            for name, found in shares.items()
+            if any(map(math.isfinite, found))
         }
         if tiles:
-            columns = [f"{batch:,}" for batch in batches]
-            panels.append(
-                heat(
-                    series, tiles, columns, "samples in a batch", detail=_place(data, series, pair)
-                )
-            )
-    return figure(
-        data, "coverage", "Does a 95 % interval hold the truth?", panels, (), SAY.coverage_caption()
-    )
+            columns, detail = [f"{batch:,}" for batch in batches], _place(data, series, pair)
+            panels.append(heat(series, tiles, columns, "samples in a batch", detail=detail))
+    title = "Does a 95 % interval hold the truth?"
+    return figure(data, "coverage", title, panels, (), SAY.coverage_caption())
 
 
-def _tested(row: Row | None) -> bool:
-    return row is not None and math.isfinite(row["coverage"])
+UNTESTED = {"coverage": math.nan}
 
 
-def _tile(row: Row | None) -> Tile:
-    if row is None or not _tested(row):
+def _tile(share: float) -> Tile:
+    if not math.isfinite(share):
         return Tile("–")
-    away = row["coverage"] - 0.95
-    return Tile(f"{100 * row['coverage']:.0f}", 1 if away < 0 else 0, min(0.85, 4 * abs(away)))
+    away = share - 0.95
+    return Tile(f"{100 * share:.0f}", 1 if away < 0 else 0, min(0.85, 4 * abs(away)))
 
 
 def tails(data: Data) -> Figure | None:
     """Draw the measured tail index of the ratio beside the known one."""
     panels = []
     for series, pairs in data.main_series.items():
+        known = finite((data.pairs[pair] for pair in pairs if data.kl(pair) > 0), "khat")
         rows = [
-            data.pairs[pair]
-            for pair in pairs
-            if data.kl(pair) > 0 and math.isfinite(data.pairs[pair]["khat"])
+            row | {f"khat_{end}": row["khat"] + sign * Z95 * row["khat_se"] for end, sign in ENDS}
+            for row in known
         ]
         x = column_of(rows, "kl_qp")
         if len(set(x)) < 2:
             continue
-        low, high = (
-            [row["khat"] + sign * Z95 * row["khat_se"] for row in rows] for sign in (-1, 1)
-        )
+        every: dict[str, Any] = {"hollow": [False] * len(x)}  # a marker at each point
+        family = data.is_one_family(pairs)
         drawn = [
-            Line(
-                EXACT,
-                x,
-                column_of(rows, "tail_index"),
-                joined=data.is_one_family(pairs),
-                hollow=[False] * len(x),
-            ),
-            Line(
-                MEASURED,
-                x,
-                column_of(rows, "khat"),
-                low,
-                high,
-                bars=True,
-                joined=False,
-                hollow=[False] * len(x),
-            ),
+            Line.of(EXACT, rows, "kl_qp", "tail_index", joined=family, **every),
+            Line.of(MEASURED, rows, "kl_qp", "khat", ends=True, bars=True, joined=False, **every),
         ]
-        kls = Axis(KL_LABEL, place=partial(kl_axis, kls=x))
-        panels.append(
-            plots.lines(series, drawn, kls, Axis("tail index k of r", levels=(HEAVY, LOST)))
-        )
-    caption = SAY.tails_caption()
-    return (
-        Figure(
-            "tails", "How heavy is the tail of r?", caption, panels[:MOST_PANELS], [MEASURED, EXACT]
-        )
-        if panels
-        else None
-    )
+        y = Axis("tail index k of r", levels=(HEAVY, LOST))
+        panels.append(plots.lines(series, drawn, _kl_axis(x), y))
+    if not panels:
+        return None
+    title, legend = "How heavy is the tail of r?", [MEASURED, EXACT]
+    return Figure("tails", title, SAY.tails_caption(), panels[:MOST_PANELS], legend)
 
 
 def not_covered(data: Data) -> Figure | None:
@@ -448,37 +387,22 @@ def not_covered(data: Data) -> Figure | None:
     """
     panels = []
     for pair, found in data.pairs.items():
-        rows = {
-            name: row
-            for name, row in data.at(pair, data.batches[-1]).items()
-            if row["target"] == data.target
-        }
-        if (pair in data.off_policy or found["unreached"] > 0) and data.kl(pair) > 0:
-            marks = []
-            for name, entry in data.drawn(pair).items():
-                if name in rows and math.isfinite(rows[name]["rel_bias"]):
-                    value, half = rows[name]["rel_bias"], Z95 * rows[name]["rel_bias_se"]
-                    marks.append(Mark(name, value, entry, value - half, value + half))
-            if marks:
-                x = Axis("bias / true value", levels=(0.0,), place=_percents_across)
-                panels.append(
-                    plots.down(
-                        pair,
-                        marks,
-                        x,
-                        detail=str(SAY.reach(pair in data.off_policy, found["unreached"])),
-                    )
-                )
+        if not (pair in data.off_policy or found["unreached"] > 0) or not data.kl(pair) > 0:
+            continue
+        measured = where(data.at(pair, data.batches[-1]).values(), target=data.target)
+        rows = keyed(finite(measured, "rel_bias"), "estimator")
+        marks = []
+        for name, entry in data.drawn(pair).items():
+            if name in rows:
+                value, half = rows[name]["rel_bias"], Z95 * rows[name]["rel_bias_se"]
+                marks.append(Mark(name, value, entry, value - half, value + half))
+        if marks:
+            x = Axis("bias / true value", levels=(0.0,), place=_percents_across)
+            detail = str(SAY.reach(pair in data.off_policy, found["unreached"]))
+            panels.append(plots.down(pair, marks, x, detail=detail))
+    title, caption = "Where no claim applies", SAY.not_covered_caption()
     off_policy = bool(data.off_policy)
-    return figure(
-        data,
-        "third-sampler",
-        "Where no claim applies",
-        panels,
-        (),
-        SAY.not_covered_caption(),
-        off_policy=off_policy,
-    )
+    return figure(data, "third-sampler", title, panels, (), caption, off_policy=off_policy)
 
 
 def _percents_across(axes: Axes) -> None:
