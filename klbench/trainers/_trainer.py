@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from klbench.registry import unknown
 from klbench.types import ConfigError
@@ -460,6 +461,7 @@ def _read(text: str) -> Value:
         return text
 
 
+@cache
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version)))
 
@@ -474,5 +476,6 @@ def _at_least(version: str, bound: str) -> bool:
     return a[:count] >= b[:count]
 
 
+@cache
 def _within(version: str, since: str, until: str) -> bool:
     return (not since or _at_least(version, since)) and (not until or _at_least(until, version))

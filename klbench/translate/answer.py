@@ -173,7 +173,7 @@ def _rank(source: Meaning, mine: Gradient, each: Candidate) -> tuple[int | bool,
         (source.normalisation == RETURNS) != (target.normalisation == RETURNS),
         mine.value != theirs.value,
         source.clamp != target.clamp,
-        each.others(),
+        each.others,
     )
 
 
