@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,10 +10,13 @@ from itertools import product
 
 from klbench import gradients, trainers
 from klbench.trainers import NONE, Meaning, Row, Trainer, Value
+from klbench.translate.likeness import gradient
 from klbench.types import ConfigError
 
 PLACES = re.compile(r"{(\w+?)(?:_inverse)?}")
-NUMBERS = re.compile(r"(?<=[:=-])(?:inf|[0-9.]+(?:e-?\d+)?)")
+NUMBERS = re.compile(r"(?<=[:=-])[0-9.]+(?:e-?\d+)?")
+SET = re.compile(r"[:-](?:inf|[0-9.]+(?:e-?\d+)?)")
+"""A number of a factor; one that is the default is left out."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Candidate:
 
 def candidates(trainer: Trainer, version: str, source: Meaning) -> list[Candidate]:
     """Return the settings of a version that have a combination; numbers are those of ``source``."""
-    numbers = {float(each) for each in NUMBERS.findall(source.combination)} - {0.0, math.inf}
+    numbers = {float(each) for each in NUMBERS.findall(source.combination)} - {0.0}
     if "reward_to_go" in source.combination and "gamma" not in source.combination:
         numbers.add(1.0)
     own = source.options if source.trainer == trainer.name else {}
@@ -64,15 +66,19 @@ def candidates(trainer: Trainer, version: str, source: Meaning) -> list[Candidat
 
 
 def _may_equal(row: Row, plain: Candidate, source: Meaning) -> bool:
-    """Return whether other numbers may make a row the source's: of other factors none does."""
-    discounted = "gamma={" in row.combination
-    return discounted or _factors(plain.meaning.combination) == _factors(source.combination)
+    """Return whether other numbers may bring a row nearer to the source.
+
+    Those of a discount, of the same factors, or of any where the source's weigh on-policy, too.
+    """
+    if "gamma={" in row.combination or gradient(source.combination).weighted:
+        return True
+    return _factors(plain.meaning.combination) == _factors(source.combination)
 
 
 @cache
 def _factors(combination: str) -> str:
     """Return the weight of a combination without its numbers."""
-    return NUMBERS.sub("", gradients.get(combination).spec.split("/")[3])
+    return SET.sub("", gradients.get(combination).spec.split("/")[3])
 
 
 @cache
