@@ -34,6 +34,7 @@ from klbench.trainers._trainer import (
     CONSTANT,
     LENGTH,
     NONE,
+    PROMPTS,
     RETURNS,
     SEQUENCES,
     TOKENS,
@@ -98,10 +99,19 @@ def get(name: str) -> Trainer:
     klbench.types.ConfigError
         No such trainer.
     """
-    for each in TRAINERS:
-        if _key(name) in map(_key, (each.name, each.title, *each.also)):
-            return each
+    found = _by_key().get(_key(name))
+    if found:
+        return found
     raise unknown("trainer", name, names(), [other for each in TRAINERS for other in each.also])
+
+
+@cache
+def _by_key() -> dict[str, Trainer]:
+    return {
+        _key(name): each
+        for each in reversed(TRAINERS)
+        for name in (each.name, each.title, *each.also)
+    }
 
 
 def _key(name: str) -> str:
@@ -271,6 +281,7 @@ __all__ = [
     "CONSTANT",
     "LENGTH",
     "NONE",
+    "PROMPTS",
     "RETURNS",
     "SEQUENCES",
     "TOKENS",

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from klbench.registry import unknown
 from klbench.types import ConfigError
@@ -30,6 +31,7 @@ TOKENS = "mean over the batch's tokens"
 SEQUENCES = "mean over sequences of sums over tokens"
 CONSTANT = "sum over tokens, divided by a constant"
 LENGTH = "mean over sequences of means over their tokens"
+PROMPTS = "mean over prompts of means over all tokens of their sequences"
 RETURNS = "part of the return"
 LENGTH_MEANS = {
     "k1_loss": "k1_loss_length_mean",
@@ -235,8 +237,9 @@ class Trainer:
         The distribution beside whose functions the tests run every row, and its version; empty:
         only read.
     normaliser, normalisations
-        Path of the option that says how a loss is averaged, and what its values mean; without the
-        option, the value "".
+        Path of the option that says how the policy's term is averaged, and a penalty in the loss
+        too unless its row says otherwise; and what its values mean. Without the option, the value
+        "".
     aliases
         Names of combinations, each with the words for :meth:`meaning` that say which one.
     also
@@ -460,6 +463,7 @@ def _read(text: str) -> Value:
         return text
 
 
+@cache
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version)))
 
@@ -474,5 +478,6 @@ def _at_least(version: str, bound: str) -> bool:
     return a[:count] >= b[:count]
 
 
+@cache
 def _within(version: str, since: str, until: str) -> bool:
     return (not since or _at_least(version, since)) and (not until or _at_least(until, version))

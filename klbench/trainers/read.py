@@ -4,6 +4,7 @@ from klbench.trainers._trainer import (
     CONSTANT,
     LENGTH,
     NONE,
+    PROMPTS,
     RETURNS,
     TOKENS,
     Option,
@@ -17,6 +18,13 @@ LIMITS = "log-ratio to +-20, value to +-10"
 ON = (True, False)
 OWN = "the gradient: each token's own k1, detached, times its own score, which is that of k2"
 
+SKYRL_AVERAGES = {
+    "token_mean": TOKENS,
+    "token_mean_legacy": TOKENS,
+    "sequence_mean": LENGTH,
+    "seq_mean_token_sum_norm": CONSTANT,
+    "prompt_mean": PROMPTS,
+}
 SKYRL = Trainer(
     "skyrl",
     "SkyRL",
@@ -29,6 +37,7 @@ SKYRL = Trainer(
         Option("algorithm.kl_estimator_type", "k3", ("k1", "k2", "k3", "abs")),
         Option("algorithm.kl_loss_coef", 0.001),
         Option("algorithm.advantage_estimator", "grpo", ("grpo", "gae", "rloo", "reinforce++")),
+        Option("algorithm.loss_reduction", "token_mean", tuple(SKYRL_AVERAGES)),
     ),
     (
         Row({"algorithm.use_kl_loss": (False,), "algorithm.use_kl_in_reward": (False,)}, NONE),
@@ -45,10 +54,7 @@ SKYRL = Trainer(
                 coefficient="algorithm.kl_loss_coef",
                 clamp=LIMITS if kind == "k3" else "",
                 normalisation=LENGTH,
-                note=(
-                    "a mean over each sequence's tokens whatever loss_reduction says, which is the"
-                    " policy's alone"
-                ),
+                note="loss_reduction is the policy's alone",
             )
             for kind, combination in (
                 ("k1", "k1_loss"),
@@ -79,6 +85,8 @@ SKYRL = Trainer(
             )
         ),
     ),
+    normaliser="algorithm.loss_reduction",
+    normalisations=SKYRL_AVERAGES,
 )
 
 SWIFT_LOSSES = {
