@@ -26,24 +26,24 @@ from klbench.trainers import (
     rollout_areal,
     rollout_read,
     rollout_roll,
+    skyrl,
     slime,
+    tinker,
     trl,
     verl,
 )
+from klbench.trainers._combinations import NONE
+from klbench.trainers._options import Option, Value, read_words
 from klbench.trainers._trainer import (
     CONSTANT,
     LENGTH,
-    NONE,
     PROMPTS,
     RETURNS,
     SEQUENCES,
     TOKENS,
     Meaning,
-    Option,
     Row,
     Trainer,
-    Value,
-    read_words,
 )
 from klbench.types import ConfigError
 
@@ -54,7 +54,9 @@ TRAINERS: tuple[Trainer, ...] = (
     *liger.TRAINERS,
     *nemo_rl.TRAINERS,
     *slime.TRAINERS,
+    *skyrl.TRAINERS,
     *read.TRAINERS,
+    *tinker.TRAINERS,
     *policy.TRAINERS,
     *rollout.TRAINERS,
     *rollout_areal.TRAINERS,
