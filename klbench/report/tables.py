@@ -88,7 +88,14 @@ def usual(schema: Schema, name: str) -> Show:
     return cells.interval() if f"{name}_low" in others else cells.number()
 
 
-def table(caption: str, schema: Schema, rows: Sequence[Row], shown: Sequence[Shown]) -> Table:
+def table(
+    caption: str,
+    schema: Schema,
+    rows: Sequence[Row],
+    shown: Sequence[Shown],
+    *,
+    stacked: bool = False,
+) -> Table:
     """Return a table with a heading and a cell for each column that is shown.
 
     Raises
@@ -105,4 +112,5 @@ def table(caption: str, schema: Schema, rows: Sequence[Row], shown: Sequence[Sho
         for each in shown
     ]
     shows = [(each.name, each.show or usual(schema, each.name)) for each in shown]
-    return Table(caption, columns, [[show(row, name) for name, show in shows] for row in rows])
+    body = [[show(row, name) for name, show in shows] for row in rows]
+    return Table(caption, columns, body, stacked)
