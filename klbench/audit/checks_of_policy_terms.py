@@ -139,7 +139,7 @@ def other_rows(case: Case) -> Iterator[Finding]:
             "broadcast",
             "error",
             f"{case.probe.plan.parameter('advantages')} of one row act on the tokens of another,"
-            " whose own is 0: do (B, 1) and (B,) make (B, B)?",
+            " whose own is 0: do (B, 1) and (B,) make (B, B), or has a baseline the wrong sign?",
             advantages=[1.0, 0.0, 0.0],
             pull=rows,
         )

@@ -38,6 +38,8 @@ STEP, FAR = 0.05, 1.5
 """Differences of log-probabilities of rollout and older policy, within usual bounds and
 beyond them.
 """
+SMALL_STEP = 1e-4
+"""Within the bounds of ratios of whole sequences."""
 
 
 @check("direction")
@@ -66,20 +68,22 @@ def squared(case: Case) -> Iterator[Finding]:
     """Look for a ratio that counts twice: a token's pull grows by its square."""
     if not has_term(case) or not case.probe.plan.side("old"):
         return
-    down, one, up = (
-        np.abs(change(case, math.exp(x), ADVANTAGES)[0].sum(-1)) for x in (-STEP, 0.0, STEP)
-    )
-    with np.errstate(all="ignore"):
-        power = np.log(np.array([up / one, one / down])) / STEP
-    if (np.abs(power - 2.0) < 0.02).all():
-        yield case.finding(
-            "scale",
-            "error",
-            f"the ratio to {case.probe.plan.parameter('old')} counts twice: the pull on a token is"
-            " in proportion to its square",
-            power=power,
-            expected=1.0,
+    for step in (STEP, SMALL_STEP):
+        down, one, up = (
+            np.abs(change(case, math.exp(x), ADVANTAGES)[0].sum(-1)) for x in (-step, 0.0, step)
         )
+        with np.errstate(all="ignore"):
+            power = np.log(np.array([up / one, one / down])) / step
+        if (np.abs(power - 2.0) < 0.02).all():
+            yield case.finding(
+                "scale",
+                "error",
+                f"the ratio to {case.probe.plan.parameter('old')} counts twice: the pull on a token"
+                " is in proportion to its square",
+                power=power,
+                expected=1.0,
+            )
+            return
 
 
 @check("dead-gradient")
