@@ -36,11 +36,13 @@ def change(
     off: float = 0.0,
     rollout: float | None = None,
     even: float = 0.0,
+    rest: bool = True,
 ) -> tuple[np.ndarray, float]:
     """Return what advantages add to each token's gradient, and to the sum of the outputs.
 
     ``ratio`` is pi over the older policy, and ``rollout`` pi over the rollout's, the same where
-    nothing is said. With ``even`` all tokens have that probability.
+    nothing is said. With ``even`` all tokens have that probability. Without ``rest``
+    what is there without advantages is left in: a penalty that is normalised with them is no part.
     """
     probe = case.probe
     rows = len(advantages)
@@ -55,8 +57,8 @@ def change(
         found = probe.function(each, gradients=("policy",), beta=beta, changed=changed)
         slope = found.gradients["policy"]
         parts.append((np.zeros(batch.shape) if slope is None else slope, found.value.sum()))
-    (slope, value), (rest, nothing) = parts
-    return slope - rest, float(value - nothing)
+    (slope, value), (other, nothing) = parts
+    return (slope - other if rest else slope), float(value - nothing)
 
 
 @check("sign")

@@ -161,11 +161,13 @@ def proportion(case: Case) -> Iterator[Finding]:
         return
     hidden = case.probe.compares and not case.probe.plan.has("beta")
     advantages = LARGE * SIX if hidden else SIX
-    pulls = _pulls(case, advantages)
+    pulls = _pulls(case, advantages, rest=not hidden)
     if not np.isfinite(pulls).all() or not pulls[0].all():
         return
     shares = pulls[1:] / pulls[0]
-    small = shares if hidden else _pulls(case, SMALL * advantages)[1:] / (SMALL * pulls[0])
+    small = (
+        shares if hidden else _pulls(case, SMALL * advantages, rest=True)[1:] / (SMALL * pulls[0])
+    )
     tolerance = 0.05 if hidden else 1e-3
     for rows in (advantages > 0.0, advantages < 0.0):
         spread = np.ptp(shares[:, rows], axis=1)
@@ -196,9 +198,11 @@ def proportion(case: Case) -> Iterator[Finding]:
         return
 
 
-def _pulls(case: Case, advantages: np.ndarray) -> np.ndarray:
+def _pulls(case: Case, advantages: np.ndarray, *, rest: bool) -> np.ndarray:
     """Return the pull on rows of equally likely tokens at a ratio of 1, and at ``RATIOS``."""
-    return np.array([-change(case, r, advantages, even=USUAL)[0].sum(-1) for r in (1.0, *RATIOS)])
+    return np.array(
+        [-change(case, r, advantages, even=USUAL, rest=rest)[0].sum(-1) for r in (1.0, *RATIOS)]
+    )
 
 
 def _gap(live: np.ndarray) -> bool:
