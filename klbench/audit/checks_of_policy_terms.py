@@ -41,12 +41,12 @@ def change(
     """Return what advantages add to each token's gradient, and to the sum of the outputs.
 
     ``ratio`` is pi over the older policy, and ``rollout`` pi over the rollout's, the same where
-    nothing is said. With ``even`` all tokens have that probability. Without ``rest``
+    nothing is said. With ``even`` all tokens have that log-probability. Without ``rest``
     what is there without advantages is left in: a penalty that is normalised with them is no part.
     """
     probe = case.probe
     rows = len(advantages)
-    tokens = uniform(0.0, rows, log_q=math.log(even)) if even else random(name, rows)
+    tokens = uniform(0.0, rows, log_q=even) if even else random(name, rows)
     batch = tokens.same()
     old, reference = batch.log_q - math.log(ratio), batch.log_q - off
     batch = replace(batch, log_mu=old, log_p=reference, advantages=advantages)

@@ -22,9 +22,9 @@ from klbench.audit.findings import Finding
 
 DOWN, UP = 0.5, 1.9
 """Ratios beyond the usual clips, below those of a dual clip."""
-LIKELY, USUAL = 0.45, 1 / 3
-"""The probability of tokens that are equally likely: what moves it by a ratio of ``DOWN`` or ``UP``
-moves the first by more than 0.2, where some stop.
+LIKELY, USUAL = -0.8125, -1.125
+"""Log-probabilities of tokens that are equally likely. Ratios of ``DOWN`` and ``UP`` move the first
+probability by more than 0.2, where some stop; both are exact in binary, so that means of them are.
 """
 RATIOS = np.exp(np.linspace(math.log(0.4), math.log(1.9), 24))
 """Ratios on both sides of the usual clips, in steps of 7 %."""
