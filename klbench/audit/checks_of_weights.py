@@ -11,7 +11,7 @@ weighted by old over rollout too: the whole weight is pi over rollout.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -161,13 +161,14 @@ def proportion(case: Case) -> Iterator[Finding]:
         return
     hidden = case.probe.compares and not case.probe.plan.has("beta")
     advantages = LARGE * SIX if hidden else SIX
-    pulls = _pulls(case, advantages, rest=not hidden)
+    pulls = _pulls(case, advantages, (1.0, *RATIOS), rest=not hidden)
     if not np.isfinite(pulls).all() or not pulls[0].all():
         return
     shares = pulls[1:] / pulls[0]
-    small = (
-        shares if hidden else _pulls(case, SMALL * advantages, rest=True)[1:] / (SMALL * pulls[0])
-    )
+    few = slice(None, None, 4)
+    small = shares[few]
+    if not hidden:
+        small = _pulls(case, SMALL * advantages, RATIOS[few]) / (SMALL * pulls[0])
     tolerance = 0.05 if hidden else 1e-3
     for rows in (advantages > 0.0, advantages < 0.0):
         spread = np.ptp(shares[:, rows], axis=1)
@@ -183,7 +184,7 @@ def proportion(case: Case) -> Iterator[Finding]:
             words = "of two advantages the larger pulls less"
         elif _gap(live[:, 0]):
             words = "tokens are stopped at ratios between others at which they are not"
-        elif (live != (np.abs(small[:, rows]) > 1e-9)).any():
+        elif (live[few] != (np.abs(small[:, rows]) > 1e-9)).any():
             words = "tokens are stopped at other ratios where their advantage is small"
         else:
             continue
@@ -198,10 +199,12 @@ def proportion(case: Case) -> Iterator[Finding]:
         return
 
 
-def _pulls(case: Case, advantages: np.ndarray, *, rest: bool) -> np.ndarray:
-    """Return the pull on rows of equally likely tokens at a ratio of 1, and at ``RATIOS``."""
+def _pulls(
+    case: Case, advantages: np.ndarray, ratios: Sequence[float] | np.ndarray, *, rest: bool = True
+) -> np.ndarray:
+    """Return the pull on rows of equally likely tokens at those ratios."""
     return np.array(
-        [-change(case, r, advantages, even=USUAL, rest=rest)[0].sum(-1) for r in (1.0, *RATIOS)]
+        [-change(case, r, advantages, even=USUAL, rest=rest)[0].sum(-1) for r in ratios]
     )
 
 
