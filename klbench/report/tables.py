@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from klbench.report import cells
-from klbench.report.blocks import Column, Table, Text
+from klbench.report.blocks import Column, Details, Table, Text
 from klbench.report.cells import Show
 from klbench.rows import Row as Row
 from klbench.schema import Schema as Schema
@@ -54,6 +54,26 @@ def _shown(name: str, kind: str, special: Mapping[str, Show]) -> Shown:
     if cell.__name__ not in DIGITS:
         return Shown(name, cell)
     return Shown(name, cell(int(digits)) if digits else cell())
+
+
+def head(schema: Schema, name: str) -> Column:
+    """Return the head of a schema's column: its heading and what it holds."""
+    column = schema[name]
+    return Column(column.heading or name, column.meaning, column.type in ("float", "int"))
+
+
+def tables(
+    caption: Text, schema: Schema, rows: Sequence[Row], shown: Sequence[Shown]
+) -> list[Table]:
+    """Return the table of rows; nothing where there are none."""
+    return [table(str(caption), schema, rows, shown)] if rows else []
+
+
+def folded(
+    title: Text, schema: Schema, rows: Sequence[Row], shown: Sequence[Shown]
+) -> list[Details]:
+    """Return the table of rows folded away; nothing where there are none."""
+    return [Details(title, [table(str(title), schema, rows, shown)])] if rows else []
 
 
 def usual(schema: Schema, name: str) -> Show:
