@@ -64,10 +64,12 @@ TOLD = (
     ("trl_rloo beta={beta}", "trl"),
 )
 
-LM_PAIRS = tuple(PAIRS[k] for k in (0, 5, 6, 9, 11))
-LM_TOLD = (("verl kl_loss_type=k3+ kl_loss_coef={beta}", "skyrl"),)
+LM_PAIRS = (
+    ("verl kl_loss_type=k3+ kl_loss_coef={beta}", "skyrl"),
+    *(PAIRS[k] for k in (0, 5, 6, 9, 11)),
+)
 AVERAGED = "verl kl_loss_type=k3+ loss_agg_mode={how} kl_loss_coef={beta}"
-"""Of one trainer, too: the mean over all tokens, and that over each sequence's."""
+"""One trainer with the mean over all tokens, and with that over each sequence's."""
 TOKENS_EACH = 22.9
 """Tokens of a completion of the embedded model in training, on average: where the penalty alone is
 a mean over each sequence's tokens and the policy's term one over all, the loop divides both by the
@@ -231,7 +233,7 @@ def main() -> None:
     parser.add_argument("--only", type=int, nargs="+", metavar="K", help="pairs by number, from 0")
     parser.add_argument("--lm", action="store_true", help="the embedded language model")
     given = parser.parse_args()
-    agreeing, told = (LM_PAIRS, LM_TOLD) if given.lm else (PAIRS, TOLD)
+    agreeing, told = (LM_PAIRS, ()) if given.lm else (PAIRS, TOLD)
     tables = [
         [Pair.of(words.format(beta=given.beta), to) for words, to in each]
         for each in (agreeing, told)
