@@ -240,9 +240,10 @@ def main() -> None:
     ]
     if given.lm:
         tables[1].append(averaged(given.beta))
-    if given.only:
-        tables = [[tables[0][k] for k in given.only]]
     pairs = [pair for each in tables for pair in each]
+    if given.only:
+        pairs = [pairs[k] for k in given.only]
+        tables = [pairs]
     settings = {each for pair in pairs for each in pair.settings}
     if given.lm:
         kls = on_lm(settings, given.seeds, given.updates, given.seed)
