@@ -68,8 +68,11 @@ LM_PAIRS = (
     ("verl kl_loss_type=k3+ kl_loss_coef={beta}", "skyrl"),
     *(PAIRS[k] for k in (0, 5, 6, 9, 11)),
 )
-AVERAGED = "verl kl_loss_type=k3+ loss_agg_mode={how} kl_loss_coef={beta}"
-"""One trainer with the mean over all tokens, and with that over each sequence's."""
+AVERAGED = (
+    ("verl kl_loss_type=k3+ kl_loss_coef={beta}", "loss_agg_mode=seq-mean-token-mean"),
+    ("trl beta={beta}", "loss_type=grpo"),
+)
+"""Settings with the mean over all tokens, and what makes it that over each sequence's."""
 TOKENS_EACH = 22.9
 """Tokens of a completion of the embedded model in training, on average: where the penalty alone is
 a mean over each sequence's tokens and the policy's term one over all, the loop divides both by the
@@ -123,10 +126,10 @@ class Pair:
         return Setting.of(self.source), Setting.of(self.target)
 
 
-def averaged(beta: float) -> Pair:
-    """Return one setting with the two means."""
-    ways = ("token-mean", "seq-mean-token-mean")
-    return Pair(*(AVERAGED.format(how=how, beta=beta) for how in ways), SAME)
+def averaged(beta: float) -> list[Pair]:
+    """Return pairs of one setting with the two means."""
+    pairs = ((words.format(beta=beta), more) for words, more in AVERAGED)
+    return [Pair(words, f"{words} {more}", SAME) for words, more in pairs]
 
 
 Kls = dict[Setting, np.ndarray]
@@ -239,7 +242,7 @@ def main() -> None:
         for each in (agreeing, told)
     ]
     if given.lm:
-        tables[1].append(averaged(given.beta))
+        tables[1] = averaged(given.beta)
     pairs = [pair for each in tables for pair in each]
     if given.only:
         pairs = [pairs[k] for k in given.only]
