@@ -1,4 +1,4 @@
-"""What klbench raises and warns with. Imports nothing, so that an error costs nothing to tell."""
+"""The exceptions and warnings of klbench. It imports nothing, so that an error is told at once."""
 
 from __future__ import annotations
 
