@@ -23,8 +23,9 @@ def sums(x: np.ndarray, center: float) -> tuple[float, float]:
     if x.size >= WORTH_COMPILING:
         total, squares = _compiled().sums(x, center)
         return float(total), float(squares)
-    v = x - center
-    return float(np.sum(v)), float(np.sum(v * v))
+    with np.errstate(all="ignore"):  # compiled loops say nothing either
+        v = x - center
+        return float(np.sum(v)), float(np.sum(v * v))
 
 
 def fold(x: np.ndarray, steps: np.ndarray, out: np.ndarray) -> None:
@@ -64,6 +65,7 @@ def tally(
     if estimates.size >= WORTH_COMPILING:
         negative, covered = _compiled().tally(estimates, variances, truth, limit)
         return int(negative), int(covered)
-    error = estimates - truth
-    covered = np.count_nonzero(error * error <= limit * variances)
+    with np.errstate(all="ignore"):
+        error = estimates - truth
+        covered = np.count_nonzero(error * error <= limit * variances)
     return int(np.count_nonzero(estimates < 0.0)), int(covered)
