@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from klbench.kernels import loops
+from klbench.kernels import loops, words
 from klbench.kernels.autograd import FOUND
 
 ROWS = 8
 """Rows that a thread takes at a time, unless told."""
-KINDS = {torch.float32: loops.FULL, torch.bfloat16: loops.BRAIN, torch.float16: loops.SMALL}
+KINDS = {torch.float32: words.FULL, torch.bfloat16: words.BRAIN, torch.float16: words.SMALL}
 WORTH_THREADS = 2**18
 """Logits from which a second thread pays."""
 
@@ -43,18 +43,18 @@ class _Rows:
     def __init__(self, x: Tensor) -> None:
         self.rows = x.detach()
         self.in_place = x.stride(1) == 1 or x.shape[1] == 1
-        self.kind = KINDS[x.dtype] if self.in_place else loops.FULL
+        self.kind = KINDS[x.dtype] if self.in_place else words.FULL
         if self.in_place:
             stride = x.stride(0)
             span = (x.shape[0] - 1) * stride + x.shape[1] if x.shape[0] else 0
             self.words = _words(torch.as_strided(self.rows, (span,), (1,)))
-            self.stride = stride * (2 if self.kind == loops.FULL else 1)
+            self.stride = stride * (2 if self.kind == words.FULL else 1)
 
     def at(self, row: int) -> tuple[np.ndarray, int, int]:
         """Return the words, how many there are from one row to the next, and their kind."""
         if self.in_place:
             return self.words, self.stride, self.kind
-        return _words(self.rows[row].float().contiguous()), 0, loops.FULL
+        return _words(self.rows[row].float().contiguous()), 0, words.FULL
 
 
 def _words(x: Tensor) -> np.ndarray:
