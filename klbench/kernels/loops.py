@@ -38,6 +38,7 @@ from klbench.kernels.words import (
     narrow,
     ranges,
     tile,
+    widened_ranges,
 )
 
 HALF = 0.5
@@ -80,15 +81,23 @@ def forward(
         np.empty(TILE, F),
     )
     weight_z, weight_y = np.empty(TILE, F), np.empty(TILE, F)
+    same = policy[2] == reference[2] != FULL
     for row in range(first, last):
         top_z, top_y, from_z, from_y = ABSENT, ABSENT, ZERO, ZERO
         q, p, qa, qg, pg, gap_q, gap_p, no_q, no_p = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0
         for start in range(0, size, TILE):
             n = min(TILE, size - start)
-            tile_z = tile(policy, row, size, start, start + n, wide_z)
-            tile_y = tile(reference, row, size, start, start + n, wide_y)
+            if same:
+                found_ranges = widened_ranges(
+                    policy, reference, row, size, start, start + n, wide_z, wide_y
+                )
+                tile_z, tile_y = wide_z[:n], wide_y[:n]
+            else:
+                tile_z = tile(policy, row, size, start, start + n, wide_z)
+                tile_y = tile(reference, row, size, start, start + n, wide_y)
+                found_ranges = ranges(tile_z, tile_y)
             had_z, had_y, was_z, was_y = top_z > ABSENT, top_y > ABSENT, from_z, from_y
-            most_z, least_z, most_y, least_y, most_g, least_g = ranges(tile_z, tile_y)
+            most_z, least_z, most_y, least_y, most_g, least_g = found_ranges
             top_z, top_y = max(top_z, most_z), max(top_y, most_y)
             from_z, from_y = _origins(top_z, top_y)
             if start > 0 and (from_z != was_z or from_y != was_y):

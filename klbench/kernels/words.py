@@ -153,6 +153,17 @@ def _choice(order: str) -> Any:
 _larger, _smaller = _choice(">"), _choice("<")
 
 
+@intrinsic
+def _brain(typing: Any, bits: Any) -> Any:
+    """The float32 whose upper half these bits are."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = builder.zext(args[0], ir.IntType(32))
+        return builder.bitcast(builder.shl(word, ir.IntType(32)(16)), ir.FloatType())
+
+    return types.float32(types.uint16), generate
+
+
 @compiled((IN, IN))
 def ranges(z: np.ndarray, y: np.ndarray) -> Any:  # pragma: no cover - compiled
     """Largest and least of z, of y, and of ``y - z``; any numbers where there is a NaN."""
@@ -163,6 +174,39 @@ def ranges(z: np.ndarray, y: np.ndarray) -> Any:  # pragma: no cover - compiled
         top_z, low_z = _larger(z[i], top_z), _smaller(z[i], low_z)
         top_y, low_y = _larger(y[i], top_y), _smaller(y[i], low_y)
         top_g, low_g = _larger(g, top_g), _smaller(g, low_g)
+    return top_z, low_z, top_y, low_y, top_g, low_g
+
+
+@compiled((LOGITS, LOGITS, types.int64, types.int64, types.int64, types.int64, ROW, ROW))
+def widened_ranges(
+    policy: Any,
+    reference: Any,
+    row: int,
+    size: int,
+    start: int,
+    stop: int,
+    to_z: np.ndarray,
+    to_y: np.ndarray,
+) -> Any:  # pragma: no cover - compiled
+    """The same, of logits of one kind of 16 bits, which are widened on the way."""
+    z = policy[0][row * policy[1] + start : row * policy[1] + stop]
+    y = reference[0][row * reference[1] + start : row * reference[1] + stop]
+    top_z, top_y, top_g = -INFINITE, -INFINITE, -INFINITE
+    low_z, low_y, low_g = INFINITE, INFINITE, INFINITE
+    if policy[2] == BRAIN:
+        for i in range(z.size):
+            v, w = _brain(z[i]), _brain(y[i])  # type: ignore[call-arg]
+            to_z[i], to_y[i] = v, w
+            top_z, low_z = _larger(v, top_z), _smaller(v, low_z)
+            top_y, low_y = _larger(w, top_y), _smaller(w, low_y)
+            top_g, low_g = _larger(w - v, top_g), _smaller(w - v, low_g)
+    else:
+        for i in range(z.size):
+            v, w = _widened(z[i]), _widened(y[i])  # type: ignore[call-arg]
+            to_z[i], to_y[i] = v, w
+            top_z, low_z = _larger(v, top_z), _smaller(v, low_z)
+            top_y, low_y = _larger(w, top_y), _smaller(w, low_y)
+            top_g, low_g = _larger(w - v, top_g), _smaller(w - v, low_g)
     return top_z, low_z, top_y, low_y, top_g, low_g
 
 
