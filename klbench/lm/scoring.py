@@ -17,7 +17,7 @@ from klbench.kernels import token_divergences
 from klbench.lm.batching import Batch, in_batches
 from klbench.lm.model import LanguageModel, accepted
 from klbench.lm.sampling import Sampling
-from klbench.lm.shared import cacheable, continued, passed
+from klbench.lm.shared import WORTH, cacheable, continued, passed, saved
 
 BLOCK = {"cpu": 2**21, "cuda": 2**26}
 """Most logits of one model that are worked on at once."""
@@ -134,9 +134,9 @@ def token_logits(
     ``(counted, vocabulary)``.
 
     All in one pass, and differentiable, unlike :func:`score`. Large models pass through prompts by
-    themselves, each once.
+    themselves, each once, where that saves enough.
     """
-    if lm.small or max(map(len, prompts)) == 1 or not cacheable(lm):
+    if lm.small or saved(prompts, mask.sum(-1).tolist()) < WORTH or not cacheable(lm):
         ids, places = layout(list(prompts), token, mask, lm.pad)
         return _logits(lm, ids, places, temperature)[:]
     ids, places = layout([prompt[-1:] for prompt in prompts], token, mask, lm.pad)

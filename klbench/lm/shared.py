@@ -12,6 +12,13 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from klbench.lm.model import LanguageModel, accepted
 
+WORTH = 64
+"""Tokens that must be saved.
+
+Every weight then has two gradients, and adding them up costs as much as the passes of about twenty
+tokens.
+"""
+
 
 @dataclass(frozen=True)
 class Passed:
@@ -46,6 +53,17 @@ def distinct(prompts: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], Ten
     place: dict[tuple[int, ...], int] = {}
     which = [place.setdefault(tuple(each), len(place)) for each in prompts]
     return list(place), torch.tensor(which)
+
+
+def saved(prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> int:
+    """Return how many tokens, padding included, fewer pass through a model.
+
+    ``counts`` are those of what follows each prompt; the last of them need not pass.
+    """
+    once = {tuple(prompt[:-1]) for prompt in prompts}
+    whole = max(len(prompt) + n for prompt, n in zip(prompts, counts, strict=True))
+    apart = len(once) * max(map(len, once)) + len(prompts) * max(counts)
+    return len(prompts) * whole - apart if any(once) else 0
 
 
 def passed(lm: LanguageModel, beginnings: Sequence[Sequence[int]]) -> Passed:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from klbench.lm import model
+from klbench.lm import model, scoring
 from klbench.lm.generation import generate
 from klbench.lm.sampling import Sampling
 from klbench.lm.scoring import token_logits
-from klbench.lm.shared import cacheable
+from klbench.lm.shared import cacheable, saved
 
 STEPS = 6
 
@@ -59,12 +59,19 @@ def test_logits_and_gradients_are_the_same(lms, asked, monkeypatch) -> None:
     sides = []
     for few in (model.FEW_PARAMETERS, 0):
         monkeypatch.setattr(model, "FEW_PARAMETERS", few)
+        monkeypatch.setattr(scoring, "WORTH", 1)
         lm = replace(lms[0], model=copy.deepcopy(lms[0].model).requires_grad_())
         logits = token_logits(lm, asked, done.token, done.mask)
         logits.log_softmax(-1)[:, 3].sum().backward()
         sides.append([logits.detach(), *(each.grad for each in lm.model.parameters())])
     for plain, once in zip(*sides, strict=True):
         torch.testing.assert_close(once, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_saved_is_counted() -> None:
+    # 4 x (3 + 5) tokens in one, or 2 x 2 of prompts and 4 x 5 that follow.
+    assert saved([[1, 2, 3], [4, 5, 6]] * 2, [5, 5, 2, 1]) == 32 - 24
+    assert saved([[1], [2]], [3, 3]) == 0  # no prompt has a beginning
 
 
 def test_a_window_is_not_continued_from_padding(random_lm) -> None:
