@@ -26,7 +26,7 @@ define install
 @touch $(VENV)/.run $@
 endef
 
-.PHONY: help run test lint format types pytest golden bench bench-compare peers trainers smollm gpu published tables docs clean
+.PHONY: help run test lint format types pytest coverage golden bench bench-compare peers trainers smollm gpu published tables docs clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is to make
@@ -35,7 +35,7 @@ help: ## say what there is to make
 run: $(VENV)/.run ## run an experiment (EXP=gaussian, ARGS="samples=1e6 ..."); the last line is the path of its report
 	@$(BIN)/python -m klbench +exp=$(EXP) $(ARGS)
 
-test: lint types pytest ## everything that must pass: lint, types, tests with coverage
+test: lint types pytest ## everything that must pass: lint, types, tests
 
 lint: $(VENV)/.test ## check rules and format with ruff
 	$(BIN)/ruff check .
@@ -51,9 +51,13 @@ types: $(VENV)/.test ## check types with mypy
 # One thread a process: OpenMP's threads spin when several processes share the cores.
 pytest golden bench bench-compare published: export OMP_NUM_THREADS ?= 1
 
+pytest: $(VENV)/.test ## run the tests (ARGS="-k gaussian ...")
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(COV) $(ARGS)
+
 # The file of coverage is absolute: processes in other folders would leave theirs there.
-pytest: $(VENV)/.test ## run the tests, with coverage (ARGS="-k gaussian ...")
-	COVERAGE_FILE=$(CURDIR)/.coverage $(BIN)/python -m pytest -n 2 --dist worksteal --cov $(ARGS)
+coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
+coverage: COV := --cov
+coverage: pytest ## run the tests and count the lines they reach, which takes half as long again
 
 golden: $(VENV)/.test ## make fixed small runs again and compare their numbers with the committed ones (UPDATE=1 takes the new)
 	$(BIN)/python benchmarks/golden.py $(if $(UPDATE),--update) $(ARGS)

@@ -1,22 +1,18 @@
 """Mutates right functions mechanically, audits each mutant, and lists those that nothing was found
-in.
+in and that nobody has looked at yet.
 
     python benchmarks/mutants.py [NAME ...]
 
 A mutant changes one operator, one number, one name of an argument, or leaves out one call. It
-survives where the audit finds no error. Survivors are equivalent (they compute the same), right in
-another way (another estimator), or a check that is missing; which one is for a person to say, and
-so each is printed with what it was taken for. Those that are left now:
+survives where the audit finds no error. ``mutants.yaml`` says of each survivor what it is:
 
-- equivalent: the sign of k2's difference, axes counted from the other end, a scalar transposed,
-  what a mask covers anyway, the default of a coefficient, which is given, a baseline, which changes
-  no mean;
-- right in another way: another clamp, lambda, divisor or clip, or none; k1 for k3; a ratio without
-  its exponential, whose gradient on fresh samples is the same;
-- a warning only: an older policy, or the rollout's, that is given and weighs nothing;
-- not told: a correction for the rollout in which the reference or the policy stands for one of the
-  two, other tokens that are stopped by their probability, and an infinite loss where a clip's mask
-  is divided by.
+- equivalent: it computes the same, or has the same expected gradient;
+- another: right in another way, another estimator, clamp, divisor, clip or baseline;
+- warning: a fault of which the audit warns.
+
+A check that is missing has no class: it is to be written. The command ends with 1 where a survivor
+has no rule, where one that should be warned of is not, or, unless functions are named, where a rule
+fits no survivor.
 """
 
 from __future__ import annotations
@@ -24,12 +20,18 @@ from __future__ import annotations
 import ast
 import copy
 import inspect
+import re
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "audit"))
@@ -43,8 +45,44 @@ OPERATORS: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {
     ast.USub: (ast.UAdd,),
     ast.Invert: (),
 }
+CLASSES = ("equivalent", "another", "warning")
 UNWRAPPED = {"detach", "exp", "expm1", "masked_fill", "clamp", "square", "where", "log_softmax"}
 """Calls that are replaced by what they are called on."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Survivors of one class and for one reason.
+
+    Parameters
+    ----------
+    kind
+        One of ``CLASSES``.
+    reason
+        Why they are not caught.
+    mutants
+        Their labels, in which ``*`` stands for anything.
+    """
+
+    kind: str
+    reason: str
+    mutants: tuple[str, ...]
+
+    @cached_property
+    def patterns(self) -> dict[str, re.Pattern[str]]:
+        """The labels as regular expressions."""
+        return {
+            each: re.compile(re.escape(each).replace(r"\*", ".*"), re.DOTALL)
+            for each in self.mutants
+        }
+
+
+def rules() -> list[Rule]:
+    """Return what is said of survivors."""
+    found = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+    result = [Rule(each["class"], each["reason"], tuple(each["mutants"])) for each in found]
+    assert {each.kind for each in result} <= set(CLASSES)
+    return result
 
 
 def mutants(tree: ast.FunctionDef) -> Iterator[tuple[str, ast.FunctionDef]]:
@@ -58,7 +96,8 @@ def mutants(tree: ast.FunctionDef) -> Iterator[tuple[str, ast.FunctionDef]]:
             change(same)
             after = ast.unparse(same)
             if before != after:
-                yield f"{label}: {before} -> {after}", other
+                line = getattr(node, "lineno", tree.lineno) - tree.lineno
+                yield f"{label} in line {line}: {before} -> {after}", other
 
 
 def changes(node: ast.AST, names: list[str]) -> Iterator[tuple[str, Callable[[Any], None]]]:
@@ -114,24 +153,26 @@ def made(function: Callable[..., Any], tree: ast.FunctionDef) -> Callable[..., A
     return result
 
 
-def main(names: list[str]) -> None:
-    """Print the survivors of each function, and how many were caught."""
+def functions(names: Sequence[str]) -> dict[Callable[..., Any], str]:
+    """Return the functions that are mutated, and what each is audited as."""
     import right_functions
 
-    import klbench
-
-    warnings.simplefilter("ignore")
-    functions = {
+    found = {
         f: "kl"
         for f in (*right_functions.PER_TOKEN, *right_functions.LOGITS)
         if inspect.isfunction(f)
     }
-    functions |= dict.fromkeys(right_functions.LOSSES, "loss")
-    caught = refused = 0
-    survivors = []
-    for function, used_as in functions.items():
-        if names and function.__name__ not in names:
-            continue
+    found |= dict.fromkeys(right_functions.LOSSES, "loss")
+    return {f: used_as for f, used_as in found.items() if not names or f.__name__ in names}
+
+
+def main(names: list[str]) -> int:
+    """Print the survivors that no rule knows, how many were caught, and what the others are."""
+    import klbench
+
+    warnings.simplefilter("ignore")
+    known, used, counts, new = rules(), set(), Counter[str](), 0
+    for function, used_as in functions(names).items():
         source = ast.parse(textwrap.dedent(inspect.getsource(function)))
         definition = source.body[0]
         assert isinstance(definition, ast.FunctionDef)
@@ -139,19 +180,28 @@ def main(names: list[str]) -> None:
             try:
                 found = klbench.audit(made(function, tree), used_as=used_as)
             except (klbench.ConfigError, SyntaxError):
-                refused += 1
+                counts["cannot be called"] += 1
                 continue
             if found.errors:
-                caught += 1
-            else:
-                of = f"{found.scale:g} {found.identified}, {found.reduction}"
-                survivors.append(
-                    f"{function.__name__}: {label}   [{of}, gradient"
-                    f" {found.gradient and found.gradient.matches}]"
-                )
-    print(*survivors, sep="\n")
-    print(f"{caught} caught, {refused} cannot be called, {len(survivors)} without an error")
+                counts["caught"] += 1
+                continue
+            full = f"{function.__name__}: {label}"
+            fit = [(r, x) for r in known for x, it in r.patterns.items() if it.fullmatch(full)]
+            used |= {pattern for _, pattern in fit}
+            warned = bool(found.of("warning"))
+            if fit and (warned or fit[0][0].kind != "warning"):
+                counts[fit[0][0].kind] += 1
+                continue
+            new += 1
+            of = f"{found.scale:g} {found.identified}, {found.reduction}"
+            matches = found.gradient and found.gradient.matches
+            words = "a warning is missing" if fit else "new"
+            print(f"{words}: {full}   [{of}, gradient {matches}, warned: {warned}]", flush=True)
+    unused = [] if names else [x for rule in known for x in rule.mutants if x not in used]
+    print(*(f"no survivor fits: {each}" for each in unused), sep="\n")
+    print(", ".join(f"{count} {kind}" for kind, count in counts.items()) + f", {new} new")
+    return int(bool(new or unused))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,7 @@
 """Training with a setting and with its translation: whether the KL that they reach is the same.
 
-``python benchmarks/translated.py [--beta B] [--seeds N] [--lm]`` prints a table;
+``python benchmarks/translated.py [--beta B] [--seeds N] [--lm]`` prints two tables, of pairs that
+shall agree and of pairs that are said to differ;
 ``benchmarks/translated.md`` has those of the testbed and of the embedded language model.
 
 Both settings of a pair are trained from the same references, against the same rewards and with the
@@ -31,7 +32,8 @@ from klbench.rlhf.testbed.ppo_world import Replicas
 from klbench.threads import one_thread
 from klbench.trainers import LENGTH, TOKENS
 from klbench.translate.answer import translate
-from klbench.translate.averages import average
+from klbench.translate.averages import average, policy
+from klbench.translate.likeness import SAME
 
 TESTBED = {"vocabulary": 6, "horizon": 4, "prompts": 8, "width": 8}
 AT_ONCE = 16
@@ -41,7 +43,7 @@ BASELINES: dict[str, Baseline] = {"batch_mean": "batch_mean"}
 PAIRS = (
     # The gradient is the same: clamps, averages and values differ.
     ("verl kl_loss_type=low_var_kl kl_loss_coef={beta}", "trl"),
-    ("verl kl_loss_type=k3+ kl_loss_coef={beta}", "skyrl"),
+    ("verl kl_loss_type=k3+ loss_agg_mode=seq-mean-token-mean kl_loss_coef={beta}", "skyrl"),
     ("trl use_bias_correction_kl=false loss_type=luspo beta={beta}", "verl"),
     ("openrlhf kl.estimator=k3 use_loss=true init_kl_coef={beta}", "torchforge"),
     ("nemo_rl reference_policy_kl_penalty={beta}", "trl"),
@@ -62,8 +64,15 @@ TOLD = (
     ("trl_rloo beta={beta}", "trl"),
 )
 
-
-LM_PAIRS = (PAIRS[1], PAIRS[5], PAIRS[9])
+LM_PAIRS = tuple(PAIRS[k] for k in (0, 5, 6, 9, 11))
+LM_TOLD = (("verl kl_loss_type=k3+ kl_loss_coef={beta}", "skyrl"),)
+AVERAGED = "verl kl_loss_type=k3+ loss_agg_mode={how} kl_loss_coef={beta}"
+"""Of one trainer, too: the mean over all tokens, and that over each sequence's."""
+TOKENS_EACH = 22.9
+"""Tokens of a completion of the embedded model in training, on average: where the penalty alone is
+a mean over each sequence's tokens and the policy's term one over all, the loop divides both by the
+length of all, and the penalty's coefficient is this many times as large.
+"""
 
 
 @dataclass(frozen=True)
@@ -77,13 +86,19 @@ class Setting:
 
     @classmethod
     def of(cls, words: str) -> Setting:
-        """Return that of a setting in words; the mean over a sequence's tokens is the loop's."""
+        """Return that of a setting in words; the mean over a sequence's tokens is the loop's, but
+        for a penalty that is averaged otherwise than the policy's term.
+        """
         found = trainers.parse(words)
-        how = NORMALISATIONS.get(average(found), "sum")
-        spec = gradients.get(found.combination).spec.replace("token:mean", "token")
+        spec, beta = gradients.get(found.combination).spec, found.coefficient
+        if (average(found), policy(found)) == (LENGTH, TOKENS):
+            beta *= TOKENS_EACH
+        else:
+            spec = spec.replace("token:mean", "token")
         combination = gradients.get(spec)
         baseline = BASELINES.get(combination.baseline, "leave_one_out")
-        return cls(how, baseline, found.coefficient, combination.name)
+        how = NORMALISATIONS.get(policy(found), "sum")
+        return cls(how, baseline, beta, combination.name)
 
 
 @dataclass(frozen=True)
@@ -106,6 +121,12 @@ class Pair:
         return Setting.of(self.source), Setting.of(self.target)
 
 
+def averaged(beta: float) -> Pair:
+    """Return one setting with the two means."""
+    ways = ("token-mean", "seq-mean-token-mean")
+    return Pair(*(AVERAGED.format(how=how, beta=beta) for how in ways), SAME)
+
+
 Kls = dict[Setting, np.ndarray]
 """The exact KL that a setting ends at, nats a sequence, a number a seed."""
 
@@ -113,8 +134,8 @@ Kls = dict[Setting, np.ndarray]
 def together(settings: Iterable[Setting]) -> Iterator[list[Setting]]:
     """Yield those that one loop can train at once."""
 
-    def loop(each: Setting) -> tuple[str, str]:
-        return each.normalisation, each.baseline
+    def loop(each: Setting) -> tuple[str, str, float]:
+        return each.normalisation, each.baseline, each.beta
 
     for _, same in groupby(sorted(set(settings), key=repr), key=loop):
         yield list(same)
@@ -210,11 +231,16 @@ def main() -> None:
     parser.add_argument("--only", type=int, nargs="+", metavar="K", help="pairs by number, from 0")
     parser.add_argument("--lm", action="store_true", help="the embedded language model")
     given = parser.parse_args()
-    chosen = LM_PAIRS if given.lm else PAIRS + TOLD
-    numbers = given.only or range(len(chosen))
-    pairs = [
-        Pair.of(words.format(beta=given.beta), to) for words, to in (chosen[k] for k in numbers)
+    agreeing, told = (LM_PAIRS, LM_TOLD) if given.lm else (PAIRS, TOLD)
+    tables = [
+        [Pair.of(words.format(beta=given.beta), to) for words, to in each]
+        for each in (agreeing, told)
     ]
+    if given.lm:
+        tables[1].append(averaged(given.beta))
+    if given.only:
+        tables = [[tables[0][k] for k in given.only]]
+    pairs = [pair for each in tables for pair in each]
     settings = {each for pair in pairs for each in pair.settings}
     if given.lm:
         kls = on_lm(settings, given.seeds, given.updates, given.seed)
@@ -225,7 +251,8 @@ def main() -> None:
                 for k in range(0, given.seeds, AT_ONCE)
             ]
         kls = {each: np.concatenate([part[each] for part in parts]) for each in settings}
-    print("\n".join(table(pairs, kls)))
+    for each in tables:
+        print("\n".join(table(each, kls)), end="\n\n")
 
 
 if __name__ == "__main__":

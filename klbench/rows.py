@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, TypeVar
 
 Row = dict[str, Any]
@@ -20,6 +22,26 @@ def where(rows: Iterable[Some], /, **values: Any) -> list[Some]:
 def distinct(rows: Iterable[Mapping[str, Any]], column: str) -> list[Any]:
     """Return the values of a column, each once, in the order in which they first come."""
     return list(dict.fromkeys(row[column] for row in rows))
+
+
+def finite(rows: Iterable[Some], *names: str) -> list[Some]:
+    """Return the rows that have a finite number in each of these columns."""
+    return [row for row in rows if all(math.isfinite(row[name]) for name in names)]
+
+
+def rising(rows: Iterable[Some], name: str) -> list[Some]:
+    """Return rows by the rising values of a column."""
+    return sorted(rows, key=itemgetter(name))
+
+
+def column_of(rows: Iterable[Mapping[str, Any]], name: str) -> list[Any]:
+    """Return the values of a column, a row each."""
+    return [row[name] for row in rows]
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]], *names: str) -> list[list[Any]]:
+    """Return columns of rows, a list each."""
+    return [column_of(rows, name) for name in names]
 
 
 def keyed(rows: Iterable[Some], column: str) -> dict[Any, Some]:

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from klbench.schema import VERSION, Tables, by_table, check
+from klbench.rows import Rows
+from klbench.schema import VERSION, Tables, by_table, check, records
 from klbench.types import Options
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from klbench.context import Context
     from klbench.report.blocks import Section
     from klbench.schema import Schema
@@ -41,6 +44,28 @@ class Summary:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
+
+    @classmethod
+    def of(
+        cls,
+        title: str,
+        columns: Sequence[str],
+        cells: Sequence[str],
+        rows: pd.DataFrame | Rows,
+        notes: Sequence[str] = (),
+    ) -> Summary:
+        """Return the summary with a line for each row of a table.
+
+        ``cells`` are the texts of a line, in which ``{kl:.3g}`` is the row's ``kl``, and ``{flag}``
+        its status where that is not ok.
+        """
+        found = rows if isinstance(rows, list) else records(rows)
+        lines = [
+            [text.format_map(row | {"flag": flag if flag != "ok" else ""}) for text in cells]
+            for row in found
+            for flag in [row.get("status")]
+        ]
+        return cls(title, columns, lines, notes)
 
 
 @dataclass(frozen=True)

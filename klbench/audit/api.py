@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import random as python
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from klbench import estimators, gradients
 from klbench.audit import (
@@ -30,12 +26,14 @@ from klbench.audit import (
     forms,
 )
 from klbench.audit.adapter import CallError, Function
+from klbench.audit.arguments import Plan
 from klbench.audit.batches import SHAPE, VOCABULARY, random
 from klbench.audit.case import CHECKS, Case
 from klbench.audit.checks_of_expectations import agree
 from klbench.audit.curves import curve, right
 from klbench.audit.expected import expected
 from klbench.audit.findings import KINDS, SEVERITIES, Audit, Finding
+from klbench.audit.generators import generators, refuse_seeding
 from klbench.audit.identify import GRID, Grid, Identity, evaluate, identify
 from klbench.audit.probe import Probe
 from klbench.audit.reduction import Reduced, reduce, weight_of
@@ -114,12 +112,16 @@ def audit(
     plan = arguments.plan(function, used_as, args, fixed, sampled_by)
     with generators(), np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of overflows that are meant
-        case = _case(
-            Function(function, plan, output=output, started=started),
-            used_as,
-            expect,
-            expect_gradient,
-        )
+        called = None
+        try:
+            called = Function(function, plan, output=output, started=started)
+        except ConfigError:
+            if not _default_coefficient(function, plan):
+                raise
+        if called is None or _no_coefficient(called):
+            plan = plan.without("beta")
+            called = Function(function, plan, output=output, started=started)
+        case = _case(called, used_as, expect, expect_gradient)
         findings, count = _findings(case, allow)
     form = case.form
     clean = form is not None and form.fault in ("", "sign")
@@ -157,65 +159,36 @@ def _divergence(symbol: str | None) -> str | None:
     return known[written]
 
 
-@contextlib.contextmanager
-def generators() -> Iterator[None]:
-    """Leave global generators, torch's settings and the working folder as they were."""
-    grad, dtype, folder = torch.is_grad_enabled(), torch.get_default_dtype(), Path.cwd()
-    states = (
-        torch.get_rng_state(),
-        np.random.get_state(),  # noqa: NPY002  # the user's, to put back
-        python.getstate(),
-    )
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        python.setstate(states[2])
-        torch.set_grad_enabled(grad)
-        torch.set_default_dtype(dtype)
-        os.chdir(folder)
+def _default_coefficient(function: Callable[..., Any], plan: Plan) -> bool:
+    """Return whether there is a coefficient that has a default."""
+    return bool(_defaults(function, plan, role="beta"))
 
 
-def _refuse_seeding(function: Function) -> None:
-    """Refuse a function that leaves a global generator in the same state wherever that stood
-    before.
-
-    Raises
-    ------
-    ConfigError
-        It seeds one.
+def _no_coefficient(function: Function) -> bool:
+    """Return whether what is called a coefficient is none: what it changes is no multiple of one
+    thing, as with the share of a mixture. Such a parameter keeps its default, where it has one.
     """
-
-    def state() -> tuple[bytes, bytes, bytes]:
-        legacy: Any = np.random.get_state(legacy=False)  # noqa: NPY002
-        numpy_state = legacy["state"]["key"].tobytes() + str(legacy["state"]["pos"]).encode()
-        return (
-            torch.get_rng_state().numpy().tobytes(),
-            numpy_state,
-            repr(python.getstate()).encode(),
-        )
-
-    seen = []
-    for seed in (11, 12):
-        torch.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002  # the global one is what is looked at
-        python.seed(seed)
-        before = state()
-        function(random("settle", masked=True))
-        seen.append((before, state()))
-    for k, name in enumerate(("torch", "numpy.random", "random")):
-        if seen[0][1][k] == seen[1][1][k] and seen[0][0][k] != seen[1][0][k]:
-            raise ConfigError(
-                f"the function seeds the global generator of {name}: what depends on it could not"
-                " be told from chance"
+    plan = function.plan
+    if not _default_coefficient(function.function, plan):
+        return False
+    shares = []
+    for name in ("one", "another", "a third"):
+        batch = random(name, spread=1.2, masked=plan.has("mask"))
+        try:
+            none, half, whole = (
+                float(np.sum(function(batch, beta=beta).value)) for beta in (0.0, 0.25, 0.5)
             )
+        except CallError:
+            return False
+        none = none if math.isfinite(none) else 0.0
+        shares.append((half - none) / (whole - none) if whole != none else math.nan)
+    return bool(np.isfinite(shares).all()) and np.ptp(shares) > 1e-3 * np.abs(shares).max()
 
 
 def _case(
     function: Function, used_as: str, expect: str | None, expect_gradient: str | None
 ) -> Case:
-    _refuse_seeding(function)
+    refuse_seeding(function)
     probe = Probe(function, used_as)
     grid = evaluate(probe) if probe.compares and probe.output != "other" else None
     if grid is None:
@@ -261,7 +234,7 @@ def _scale(case: Case) -> tuple[float, bool]:
         for x in plan.fixed.values()
         if isinstance(x, int | float) and not isinstance(x, bool)
     ]
-    numbers += _defaults(case)
+    numbers += _defaults(case.probe.function.function, plan)
     if any(x and abs(abs(scale) / abs(x) - 1.0) < 1e-3 for x in numbers):
         return scale, True
     if plan.form == "logits" and abs(abs(scale) * VOCABULARY - 1.0) < 1e-3:
@@ -274,15 +247,16 @@ def _scale(case: Case) -> tuple[float, bool]:
     return scale, scale == 1.0
 
 
-def _defaults(case: Case) -> list[float]:
+def _defaults(function: Callable[..., Any], plan: Plan, role: str | None = None) -> list[float]:
+    """Return the defaults that are numbers, of the parameters with that role, or without any."""
     try:
-        parameters = signature(case.probe.function.function).parameters
+        parameters = signature(function).parameters
     except (TypeError, ValueError):
         return []
     return [
         float(each.default)
         for name, each in parameters.items()
-        if name not in case.probe.plan.roles
+        if plan.roles.get(name) == role
         and isinstance(each.default, int | float)
         and not isinstance(each.default, bool)
     ]

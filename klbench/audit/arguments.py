@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from klbench.audit.sources import signature
@@ -85,6 +85,10 @@ class Plan:
         return next(
             (name for name, each in self.roles.items() if each in (role, f"{role}_logits")), role
         )
+
+    def without(self, role: str) -> Plan:
+        """Return the plan without a role: its parameter keeps its default."""
+        return replace(self, roles={n: each for n, each in self.roles.items() if each != role})
 
     @property
     def form(self) -> str:

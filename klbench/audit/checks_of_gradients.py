@@ -10,6 +10,7 @@ import numpy as np
 from klbench.audit.adapter import CallError
 from klbench.audit.batches import SHAPE, random
 from klbench.audit.case import Case, check
+from klbench.audit.expected import DIFFERENCE
 from klbench.audit.findings import Finding, beyond
 from klbench.audit.identify import GRID, at
 
@@ -172,6 +173,14 @@ def dead_gradient(case: Case) -> Iterator[Finding]:
             "error",
             f"the expected gradient of this {case.form.name} is 0: in a loss it adds noise and no"
             " penalty",
+        )
+    elif probe.used_as == "loss" and case.gradient and case.gradient.matches == DIFFERENCE:
+        yield case.finding(
+            "dead-gradient",
+            "warning",
+            f"its expected gradient is that of {DIFFERENCE}, which vanishes near the reference: its"
+            f" value, {case.form.name}, weighs the score, as if it were a reward",
+            rel_bias={f"{kl:g}": value for kl, value in case.gradient.rel_bias.items()},
         )
     dead = _ends(case, slopes)
     if not dead:

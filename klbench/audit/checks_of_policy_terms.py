@@ -35,16 +35,17 @@ def change(
     name: str = "clip",
     off: float = 0.0,
     rollout: float | None = None,
-    even: bool = False,
+    even: float = 0.0,
 ) -> tuple[np.ndarray, float]:
     """Return what advantages add to each token's gradient, and to the sum of the outputs.
 
     ``ratio`` is pi over the older policy, and ``rollout`` pi over the rollout's, the same where
-    nothing is said. ``even`` tokens are all equally likely.
+    nothing is said. With ``even`` all tokens have that probability.
     """
     probe = case.probe
     rows = len(advantages)
-    batch = (uniform(0.0, rows) if even else random(name, rows)).same()
+    tokens = uniform(0.0, rows, log_q=math.log(even)) if even else random(name, rows)
+    batch = tokens.same()
     old, reference = batch.log_q - math.log(ratio), batch.log_q - off
     batch = replace(batch, log_mu=old, log_p=reference, advantages=advantages)
     changed = {} if rollout is None else {"rollout": batch.log_q - math.log(rollout)}
@@ -121,27 +122,56 @@ def weight(case: Case) -> Iterator[Finding]:
         )
 
 
-@check("non-finite-value")
-def nothing_gained(case: Case) -> Iterator[Finding]:
-    """Look for a loss, or its gradient, that is no number where one of the advantages is 0."""
+@check("broadcast")
+def other_rows(case: Case) -> Iterator[Finding]:
+    """Look for advantages that act on other rows: on one whose own is 0.
+
+    A function that takes the mean off them, which it shows where all are equal, may do so.
+    """
     if not has_term(case):
         return
-    batch = random("nothing gained").same()
-    for advantages in (ADVANTAGES, np.array([1.0, 0.0, -1.5])):
-        batch = replace(batch, advantages=advantages)
+    even = change(case, 1.0, np.ones_like(ADVANTAGES))[0]
+    rows = np.abs(change(case, 1.0, np.array([1.0, 0.0, 0.0]))[0]).sum(-1)
+    if not np.isfinite(rows).all() or np.abs(even).max() < 1e-9:
+        return
+    if rows[1:].max() > 1e-3 * max(rows[0], 1e-9):
+        yield case.finding(
+            "broadcast",
+            "error",
+            f"{case.probe.plan.parameter('advantages')} of one row act on the tokens of another,"
+            " whose own is 0: do (B, 1) and (B,) make (B, B)?",
+            advantages=[1.0, 0.0, 0.0],
+            pull=rows,
+        )
+
+
+@check("non-finite-value")
+def no_number(case: Case) -> Iterator[Finding]:
+    """Look for a loss, or its gradient, that is no number on ordinary inputs."""
+    if not has_term(case):
+        return
+    name = case.probe.plan.parameter("advantages")
+    zero, equal = np.array([1.0, 0.0, -1.5]), np.ones_like(ADVANTAGES)
+    for advantages, ratio, where in (
+        (ADVANTAGES, 1.0, "on ordinary inputs"),
+        (ADVANTAGES, 0.5, "at a ratio of 0.5: is a mask divided by?"),
+        (ADVANTAGES, 1.9, "at a ratio of 1.9: is a mask divided by?"),
+        (zero, 1.0, f"where one advantage is 0: is it divided by {name}?"),
+        (equal, 1.0, f"where all advantages are equal: by the deviation of {name}, which is 0?"),
+    ):
+        batch = random("no number").same()
+        batch = replace(batch, log_mu=batch.log_mu - math.log(ratio), advantages=advantages)
         found = case.probe.function(batch, gradients=("policy",))
         slope = found.gradients["policy"]
-        finite = np.isfinite(found.value).all() and (slope is None or np.isfinite(slope).all())
-        if not finite:
-            if not advantages.all():
-                yield case.finding(
-                    "non-finite-value",
-                    "error",
-                    "it or its gradient is no finite number where one advantage is 0: is it"
-                    f" divided by {case.probe.plan.parameter('advantages')}?",
-                    advantages=advantages,
-                    got=found.value,
-                )
+        if not (np.isfinite(found.value).all() and (slope is None or np.isfinite(slope).all())):
+            yield case.finding(
+                "non-finite-value",
+                "error",
+                f"it or its gradient is no finite number {where}",
+                advantages=advantages,
+                ratio=ratio,
+                got=found.value,
+            )
             return
 
 

@@ -20,12 +20,18 @@ from klbench.audit.case import Case, check
 from klbench.audit.checks_of_policy_terms import ADVANTAGES, change, has_term
 from klbench.audit.findings import Finding
 
-DOWN, UP = 0.5, 1.6
+DOWN, UP = 0.5, 1.9
 """Ratios beyond the usual clips, below those of a dual clip."""
+LIKELY, USUAL = 0.45, 1 / 3
+"""The probability of tokens that are equally likely: what moves it by a ratio of ``DOWN`` or ``UP``
+moves the first by more than 0.2, where some stop.
+"""
 RATIOS = np.exp(np.linspace(math.log(0.4), math.log(1.9), 24))
 """Ratios on both sides of the usual clips, in steps of 7 %."""
 SIX = np.array([1.5, -1.5, 2.5, -0.9, 1.2, -1.1])
 """Three advantages of each sign: less their mean, which is not 0, they keep it."""
+SMALL = 0.3
+"""The factor that leaves all of them below 1."""
 LARGE = 100.0
 """The factor of advantages of which a penalty may be a part."""
 STEP, FAR = 0.05, 1.5
@@ -55,12 +61,47 @@ def upside_down(case: Case) -> Iterator[Finding]:
         )
 
 
-@check("dead-gradient")
-def clip(case: Case) -> Iterator[Finding]:
-    """Look for a clip that stops tokens where r is 1, or those that have gone the wrong way."""
+@check("scale")
+def squared(case: Case) -> Iterator[Finding]:
+    """Look for a ratio that counts twice: a token's pull grows by its square."""
     if not has_term(case) or not case.probe.plan.side("old"):
         return
-    pulls = {r: -change(case, r, ADVANTAGES)[0].sum(-1) * ADVANTAGES for r in (DOWN, 1.0, UP)}
+    down, one, up = (
+        np.abs(change(case, math.exp(x), ADVANTAGES)[0].sum(-1)) for x in (-STEP, 0.0, STEP)
+    )
+    with np.errstate(all="ignore"):
+        power = np.log(np.array([up / one, one / down])) / STEP
+    if (np.abs(power - 2.0) < 0.02).all():
+        yield case.finding(
+            "scale",
+            "error",
+            f"the ratio to {case.probe.plan.parameter('old')} counts twice: the pull on a token is"
+            " in proportion to its square",
+            power=power,
+            expected=1.0,
+        )
+
+
+@check("dead-gradient")
+def clip(case: Case) -> Iterator[Finding]:
+    """Look for a clip that stops tokens where r is 1, or those that have gone the wrong way.
+
+    Tokens of many probabilities, and likely ones: some stop those whose probability has moved far.
+    """
+    if not has_term(case) or not case.probe.plan.side("old"):
+        return
+    for even in (0.0, LIKELY):
+        found = next(_stopped(case, even), None)
+        if found is not None:
+            yield found
+            return
+
+
+def _stopped(case: Case, even: float) -> Iterator[Finding]:
+    def pull(ratio: float, advantages: np.ndarray) -> tuple[np.ndarray, float]:
+        return change(case, ratio, advantages, even=even)
+
+    pulls = {r: -pull(r, ADVANTAGES)[0].sum(-1) * ADVANTAGES for r in (DOWN, 1.0, UP)}
     largest = max(np.abs(each).max() for each in pulls.values())
     if not largest or not math.isfinite(largest):
         return
@@ -82,7 +123,7 @@ def clip(case: Case) -> Iterator[Finding]:
             return
         if live[back][rows].any():
             continue
-        if not (wrong_way or change(case, back, np.where(rows, ADVANTAGES, 0.0))[1]):
+        if not (wrong_way or pull(back, np.where(rows, ADVANTAGES, 0.0))[1]):
             continue  # a mask makes the value 0 too: it is meant
         other = f", and does not stop those at {on:g}" if live[on][rows].any() else ""
         yield case.finding(
@@ -116,10 +157,11 @@ def proportion(case: Case) -> Iterator[Finding]:
         return
     hidden = case.probe.compares and not case.probe.plan.has("beta")
     advantages = LARGE * SIX if hidden else SIX
-    pulls = np.array([-change(case, r, advantages, even=True)[0].sum(-1) for r in (1.0, *RATIOS)])
+    pulls = _pulls(case, advantages)
     if not np.isfinite(pulls).all() or not pulls[0].all():
         return
     shares = pulls[1:] / pulls[0]
+    small = shares if hidden else _pulls(case, SMALL * advantages)[1:] / (SMALL * pulls[0])
     tolerance = 0.05 if hidden else 1e-3
     for rows in (advantages > 0.0, advantages < 0.0):
         spread = np.ptp(shares[:, rows], axis=1)
@@ -135,6 +177,8 @@ def proportion(case: Case) -> Iterator[Finding]:
             words = "of two advantages the larger pulls less"
         elif _gap(live[:, 0]):
             words = "tokens are stopped at ratios between others at which they are not"
+        elif (live != (np.abs(small[:, rows]) > 1e-9)).any():
+            words = "tokens are stopped at other ratios where their advantage is small"
         else:
             continue
         yield case.finding(
@@ -146,6 +190,11 @@ def proportion(case: Case) -> Iterator[Finding]:
             pull_over_that_at_1=shares[worst, rows],
         )
         return
+
+
+def _pulls(case: Case, advantages: np.ndarray) -> np.ndarray:
+    """Return the pull on rows of equally likely tokens at a ratio of 1, and at ``RATIOS``."""
+    return np.array([-change(case, r, advantages, even=USUAL)[0].sum(-1) for r in (1.0, *RATIOS)])
 
 
 def _gap(live: np.ndarray) -> bool:
@@ -161,23 +210,51 @@ def correction(case: Case) -> Iterator[Finding]:
         return
     old, rollout = plan.parameter("old"), plan.parameter("rollout")
 
-    def pull(log_old: float, log_rollout: float) -> tuple[float, float]:
-        """Return gradient and value of tokens that the samplers think so much less likely."""
+    def pull(log_old: float, log_rollout: float, off: float = 0.0) -> tuple[float, float]:
+        """Return gradient and value of tokens that the samplers, and by ``off`` the reference,
+        think so much less likely.
+        """
         ratios = math.exp(log_old), math.exp(log_rollout)
-        slope, value = change(case, ratios[0], ADVANTAGES, rollout=ratios[1])
+        slope, value = change(case, ratios[0], ADVANTAGES, off=off, rollout=ratios[1])
         return float(np.abs(slope[0]).sum()), value
 
     base = pull(0.0, 0.0)[0]
     if not base or not math.isfinite(base):
         return
-    powers = [math.log(max(pull(0.0, x)[0], 1e-300) / base) / x for x in (STEP, -STEP)]
+
+    def power(*less: float) -> list[float]:
+        """Return the powers with which that grows the pull, on both sides of 0."""
+        return [
+            math.log(max(pull(*(x * each for each in less))[0], 1e-300) / base) / x
+            for x in (STEP, -STEP)
+        ]
+
+    powers, of_old = power(0.0, 1.0), power(1.0, 0.0)
+    of_reference = power(0.0, 0.0, 1.0) if plan.has("reference") else [0.0]
     tokens = SHAPE[1]
     evidence = {"power_of_1_over_rollout": powers, "expected": 1.0}
 
     def among(*values: float) -> bool:
-        return any(abs(power - each) < 0.02 * abs(each) for power in powers for each in values)
+        return any(_near(each, *values) for each in powers)
 
-    if among(-1.0, -tokens):
+    if any(_near(each, 1.0, tokens) for x in of_reference for each in (x, -x)):
+        yield case.finding(
+            "direction",
+            "error",
+            f"the policy term is weighted by {plan.parameter('reference')}: the correction for"
+            f" samples of the rollout is {old} over {rollout}",
+            power_of_reference=of_reference,
+        )
+    elif all(_near(each, 1.0, tokens) for each in (*powers, *of_old)):
+        yield case.finding(
+            "direction",
+            "error",
+            f"the policy weighs twice, over {old} and over {rollout}: the correction for samples of"
+            f" the rollout is {old} over {rollout}",
+            power_of_1_over_old=of_old,
+            **evidence,
+        )
+    elif among(-1.0, -tokens):
         yield case.finding(
             "direction",
             "error",
@@ -196,7 +273,6 @@ def correction(case: Case) -> Iterator[Finding]:
         far = [pull(0.0, x) for x in (FAR, -FAR)]
         same = [abs(slope / base - 1.0) < 1e-3 for slope, _ in far]
         left_out = [not math.isfinite(value) or slope == value == 0.0 for slope, value in far]
-        power = math.log(max(pull(STEP, 0.0)[0], 1e-300) / base) / STEP
         if all(same):
             yield case.finding(
                 "direction",
@@ -204,7 +280,7 @@ def correction(case: Case) -> Iterator[Finding]:
                 f"{rollout} weighs nothing in the policy term",
                 **evidence,
             )
-        elif abs(power - 1.0) < 0.02 and not all(map(max, same, left_out)):
+        elif abs(of_old[0] - 1.0) < 0.02 and not all(map(max, same, left_out)):
             yield case.finding(
                 "direction",
                 "error",
@@ -212,3 +288,8 @@ def correction(case: Case) -> Iterator[Finding]:
                 f" correction is {rollout} over {old}",
                 **evidence,
             )
+
+
+def _near(power: float, *values: float) -> bool:
+    """Return whether a power is one of these, but for a clip that is not sharp."""
+    return any(abs(power - each) < 0.02 * abs(each) for each in values)

@@ -172,11 +172,34 @@ def _sums(batch: Batch, name: str) -> np.ndarray:
     return divergences.terms(name, batch.full_q, batch.full_p).sum(-1)
 
 
+MIXED = (0.1, 0.2, 0.25, 0.3, 0.4, 0.6, 0.7, 0.75, 0.8, 0.9)
+"""The reference's shares of the mixtures that distillation takes the divergence to."""
+
+
+def _mixed(name: str, divergence: str, of_q: float, of_p: float, share: float) -> Form:
+    """Return ``of_q KL(q‖m) + of_p KL(p‖m)``, ``m`` the mixture with that share of the reference,
+    over the vocabulary.
+    """
+
+    def terms(batch: Batch) -> np.ndarray:
+        q, p = batch.full_q, batch.full_p
+        m = np.logaddexp(q + math.log1p(-share), p + math.log(share))
+        total: np.ndarray = (of_q * np.exp(q) * (q - m) + of_p * np.exp(p) * (p - m)).sum(-1)
+        return total
+
+    return Form(f"{name}:{share:g}", divergence, terms, full=True)
+
+
 def _full() -> tuple[Form, ...]:
     return (
         Form(EXACT, QP, lambda b: _sums(b, "kl_qp"), full=True),
         Form(f"{EXACT}_pq", PQ, lambda b: _sums(b, "kl_pq"), full=True),
         Form("full_js", "JS(q, p)", lambda b: _sums(b, "js"), full=True),
+        Form("full_jeffreys", f"{QP} + {PQ}", lambda b: _sums(b, "kl_qp+kl_pq"), full=True),
+        Form("full_hellinger", "H²(q, p)", lambda b: _sums(b, "hellinger"), full=True),
+        *(_mixed("full_js", f"JS_{x:g}(q, p)", 1.0 - x, x, x) for x in MIXED),
+        *(_mixed("full_skew_kl", f"KL(q‖{x:g} p + {1 - x:g} q)", 1.0, 0.0, x) for x in MIXED),
+        *(_mixed("full_skew_kl_pq", f"KL(p‖{x:g} p + {1 - x:g} q)", 0.0, 1.0, x) for x in MIXED),
     )
 
 

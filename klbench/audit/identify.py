@@ -28,7 +28,7 @@ they are given.
 """
 NEAR = 3.0
 """The log-ratio up to which values of 16 bits, and values that are nearly a form's, are fitted."""
-LEAST_INSIDE = 0.15
+LEAST_INSIDE = 0.1
 """The share of the grid on which values agree with a form that they leave beyond a clamp."""
 LN = {"2": math.log(2.0), "10": math.log(10.0)}
 

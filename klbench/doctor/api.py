@@ -14,7 +14,7 @@ from klbench.doctor import advice, corrections, steps
 from klbench.doctor.checks import RATIO, percent_below
 from klbench.doctor.checks import checks as checked
 from klbench.doctor.findings import Cause, Check, Diagnosis
-from klbench.doctor.measures import Measured, measures
+from klbench.doctor.measures import Found, Measured, measures
 from klbench.doctor.ranking import ranked
 from klbench.doctor.reading import Gathered, gather, ratios
 from klbench.doctor.series import LIMIT
@@ -164,7 +164,7 @@ def _sampler(m: Measured) -> dict[str, Any]:
     }
 
 
-def _reference(found: Mapping[str, Measured]) -> dict[str, Any]:
+def _reference(found: Found) -> dict[str, Any]:
     m = found.get("penalty") or found["reference"]
     source = found.get("reference") or m
     result: dict[str, Any] = {}

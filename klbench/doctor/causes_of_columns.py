@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 from scipy.stats import rankdata
@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from klbench.doctor.causes_of_rows import end_token, padding
 from klbench.doctor.findings import Cause
 from klbench.doctor.kept import Counted
-from klbench.doctor.measures import SMALL, Measured
+from klbench.doctor.measures import SMALL, Found
 from klbench.doctor.reading import Gathered
 from klbench.doctor.signs import correlation, rms
 
@@ -24,7 +24,7 @@ too.
 """
 
 
-def causes(gathered: Gathered, found: Mapping[str, Measured]) -> Iterator[Cause]:
+def causes(gathered: Gathered, found: Found) -> Iterator[Cause]:
     """Yield the faults of columns that the file shows."""
     wrong = list(not_logprobs(gathered))
     yield from wrong
@@ -92,7 +92,7 @@ def shifted(counted: Counted) -> Iterator[Cause]:
     )
 
 
-def log_base(counted: Counted, found: Mapping[str, Measured]) -> Iterator[Cause]:
+def log_base(counted: Counted, found: Found) -> Iterator[Cause]:
     """Recognise logarithms to base 2 or 10.
 
     Of two columns that are near each other one is a constant multiple of the other, token by token.
@@ -123,7 +123,7 @@ def log_base(counted: Counted, found: Mapping[str, Measured]) -> Iterator[Cause]
     yield from _base_of_reference(counted, found)
 
 
-def _base_of_reference(counted: Counted, found: Mapping[str, Measured]) -> Iterator[Cause]:
+def _base_of_reference(counted: Counted, found: Found) -> Iterator[Cause]:
     """Recognise a reference, or a policy that is alone with it, whose ratio is right in another
     base only.
     """
@@ -165,7 +165,7 @@ def _base_of_reference(counted: Counted, found: Mapping[str, Measured]) -> Itera
             return
 
 
-def swapped(counted: Counted, found: Mapping[str, Measured]) -> Iterator[Cause]:
+def swapped(counted: Counted, found: Found) -> Iterator[Cause]:
     """Recognise columns under each other's names.
 
     Their KL is below 0 and right the other way round, or the reference is what sampled.

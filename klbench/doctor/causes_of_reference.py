@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
 from klbench.doctor.causes_of_sampler import outlying_rows
 from klbench.doctor.findings import Cause
 from klbench.doctor.kept import Counted
-from klbench.doctor.measures import SMALL, Measured
+from klbench.doctor.measures import SMALL, Found, Measured
 from klbench.doctor.reading import Gathered, ratios
 from klbench.doctor.signs import signs
 from klbench.metrics.tails import CANNOT_TELL
@@ -21,7 +21,7 @@ SUSPECT = 3.5
 """Standard errors from which a mean that is not 1 is looked into."""
 
 
-def causes(gathered: Gathered, found: Mapping[str, Measured]) -> Iterator[Cause]:
+def causes(gathered: Gathered, found: Found) -> Iterator[Cause]:
     """Yield what policy and reference show."""
     names = ratios(frozenset(gathered.columns))
     counted = gathered.kept.counted

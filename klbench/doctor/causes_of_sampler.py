@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
 from klbench.doctor.findings import Cause
 from klbench.doctor.kept import Counted
-from klbench.doctor.measures import Measured
+from klbench.doctor.measures import Found
 from klbench.doctor.reading import Gathered, Ratio, ratios
 from klbench.doctor.signs import ROUNDING, Signs, correlation, signs
 
@@ -34,7 +34,7 @@ further.
 """
 
 
-def causes(gathered: Gathered, found: Mapping[str, Measured]) -> Iterator[Cause]:
+def causes(gathered: Gathered, found: Found) -> Iterator[Cause]:
     """Yield what may make sampler and trainer differ, each with its score."""
     ratio = ratios(frozenset(gathered.columns)).get("sampler")
     if ratio is None or "sampler" not in found:
@@ -170,7 +170,7 @@ def _near(value: float, low: float, high: float) -> float:
     return min(max((value - low) / (high - low), 0.0), 1.0)
 
 
-def _kinds(gathered: Gathered, seen: Signs, found: Mapping[str, Measured]) -> Iterator[Cause]:
+def _kinds(gathered: Gathered, seen: Signs, found: Found) -> Iterator[Cause]:
     """Yield causes that leave the sampler's distribution whole: weights, text, noise."""
     small, kl = seen.sd < COARSE, found["sampler"]["kl_token"].value
     weights = _other_weights(seen)

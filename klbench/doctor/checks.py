@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from klbench.doctor.findings import Check
-from klbench.doctor.measures import SMALL, Measured
+from klbench.doctor.measures import SMALL, Found, Measured
 from klbench.doctor.reading import Gathered
 from klbench.doctor.series import Place, Series
 from klbench.metrics.tails import CANNOT_TELL, HOLDS
@@ -28,7 +28,6 @@ RATIO = {
 }
 OF = {"sampler": "the trainer", "reference": "the reference", "penalty": "the reference"}
 
-Found = Mapping[str, Measured]
 CHECKS: list[Callable[[Gathered, Found], Iterator[Check]]] = []
 
 

@@ -101,6 +101,10 @@ FUNCTIONS = {
 HEAVY_TAILED = ("gap_token", "gap_sequence", "excess", "chi2_token")
 
 
+Found = Mapping[str, Measured]
+"""The measured ratios of a file, by name."""
+
+
 def measure(name: str, series: Series, kept: Kept, above: str, below: str) -> Measured:
     """Return what the sums of one ratio say."""
     groups = st.clusters(series)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from klbench.doctor import causes_of_columns, causes_of_reference, causes_of_sampler
 from klbench.doctor.findings import Cause, Check
-from klbench.doctor.measures import Measured
+from klbench.doctor.measures import Found
 from klbench.doctor.reading import Gathered
 
 LEAST = 0.05
@@ -18,9 +18,7 @@ NOTE = 0.45
 """From this score on a cause without consequences is named before ``healthy``."""
 
 
-def ranked(
-    gathered: Gathered, found: Mapping[str, Measured], checks: Sequence[Check]
-) -> list[Cause]:
+def ranked(gathered: Gathered, found: Found, checks: Sequence[Check]) -> list[Cause]:
     """Return the causes, the likeliest first; never empty."""
     if gathered.longest > 1:
         of_columns = list(causes_of_columns.causes(gathered, found))
@@ -48,7 +46,7 @@ def ranked(
     return sorted(everything, key=lambda each: -each.score)[:KEPT]
 
 
-def _noise(found: Mapping[str, Measured]) -> str:
+def _noise(found: Found) -> str:
     if "sampler" not in found:
         return ""
     m = found["sampler"]

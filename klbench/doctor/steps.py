@@ -9,6 +9,7 @@ import numpy as np
 
 from klbench.doctor import statistics as st
 from klbench.doctor.reading import Gathered
+from klbench.rows import Rows
 
 LINES = {
     "sampler_kl_token": ("sampler", st.mean_of("x", sign=-1.0)),
@@ -24,7 +25,7 @@ WIDTH, SURE = 6.0, 4.0
 """A step has left the band when it is off by so many spreads of those before, and of its errors."""
 
 
-def curves(gathered: Gathered) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def curves(gathered: Gathered) -> tuple[Rows, dict[str, int]]:
     """Return a row a step, and the first step of each line that leaves its band."""
     if len(gathered.steps) < 2:
         return [], {}
@@ -43,7 +44,7 @@ def curves(gathered: Gathered) -> tuple[list[dict[str, Any]], dict[str, int]]:
     return rows, {name: step for name, step in out.items() if step is not None}
 
 
-def first_out(rows: list[dict[str, Any]], name: str) -> int | None:
+def first_out(rows: Rows, name: str) -> int | None:
     """Return the first step whose value is out of the band of those before it."""
     seen: list[float] = []
     for row in rows:

@@ -12,6 +12,7 @@ import pandas as pd
 from klbench.doctor.findings import Diagnosis
 from klbench.doctor.kept import Counted
 from klbench.doctor.reading import Ratio
+from klbench.rows import Rows
 
 VERDICTS = {True: "holds", False: "fails", None: "cannot tell"}
 PARTS = 16
@@ -62,7 +63,7 @@ def _about(d: Diagnosis) -> dict[str, Any]:
     }
 
 
-def causes(d: Diagnosis, pair: str) -> list[dict[str, Any]]:
+def causes(d: Diagnosis, pair: str) -> Rows:
     """Return a row for each cause, the likeliest first."""
     return [
         {
@@ -76,7 +77,7 @@ def causes(d: Diagnosis, pair: str) -> list[dict[str, Any]]:
     ]
 
 
-def must_hold(d: Diagnosis, pair: str) -> list[dict[str, Any]]:
+def must_hold(d: Diagnosis, pair: str) -> Rows:
     """Return a row for each check."""
     return [
         {
@@ -92,7 +93,7 @@ def must_hold(d: Diagnosis, pair: str) -> list[dict[str, Any]]:
     ]
 
 
-def _lines(part: str, found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def _lines(part: str, found: Mapping[str, Any] | None) -> Rows:
     """Return the statistics that have an error."""
     if found is None:
         return []
@@ -110,7 +111,7 @@ def _lines(part: str, found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     ]
 
 
-def _steps(d: Diagnosis) -> list[dict[str, Any]]:
+def _steps(d: Diagnosis) -> Rows:
     return [
         {
             "step": row["step"],
@@ -125,7 +126,7 @@ def _steps(d: Diagnosis) -> list[dict[str, Any]]:
     ]
 
 
-def differences(counted: Counted, name: str, ratio: Ratio) -> list[dict[str, Any]]:
+def differences(counted: Counted, name: str, ratio: Ratio) -> Rows:
     """Return how far two columns differ, by the log-probability of whoever sampled, in ranges of
     as many tokens each.
     """

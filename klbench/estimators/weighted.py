@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from klbench.divergences import CERTAIN
+from klbench.divergences.gaps import CERTAIN
 from klbench.estimators import register
 from klbench.estimators.schulman import k1, k2, k3
 from klbench.numerics import expm1_and_gap, namespace, overflow, times_exp

@@ -20,6 +20,7 @@ from klbench.kernels.autograd import FOUND
 
 ROWS = 8
 """Rows that a thread takes at a time, unless told."""
+KINDS = {torch.float32: loops.FULL, torch.bfloat16: loops.BRAIN, torch.float16: loops.SMALL}
 WORTH_THREADS = 2**18
 """Logits from which a second thread pays."""
 
@@ -34,51 +35,30 @@ def obstacle(policy: Tensor, reference: Tensor) -> str | None:
 
 
 class _Rows:
-    """Rows of a tensor as float32.
+    """Rows of a tensor as the loops take them: words of 16 bits, where they are.
 
-    In place where they are, else one at a time, in a buffer of the thread's own.
+    Rows whose columns are no neighbours are copied, one at a time, as float32.
     """
 
     def __init__(self, x: Tensor) -> None:
-        x = x.detach()
-        self.in_place = x.dtype == torch.float32 and (x.stride(1) == 1 or x.shape[1] == 1)
-        self.size = x.shape[1]
-        self.brain = x.dtype == torch.bfloat16
+        self.rows = x.detach()
+        self.in_place = x.stride(1) == 1 or x.shape[1] == 1
+        self.kind = KINDS[x.dtype] if self.in_place else loops.FULL
         if self.in_place:
-            self.stride = x.stride(0)
-            span = (x.shape[0] - 1) * self.stride + self.size if x.shape[0] else 0
-            self.array = torch.as_strided(x, (span,), (1,)).numpy()
-        else:
-            self.stride = 0  # a buffer is one row, whichever is asked for
-            self.array = (x.view(torch.int16) if self.brain else x).numpy()
+            stride = x.stride(0)
+            span = (x.shape[0] - 1) * stride + x.shape[1] if x.shape[0] else 0
+            self.words = _words(torch.as_strided(self.rows, (span,), (1,)))
+            self.stride = stride * (2 if self.kind == loops.FULL else 1)
 
-    def buffer(self) -> np.ndarray:
-        """Return the buffer of :meth:`load`.
+    def at(self, row: int) -> tuple[np.ndarray, int, int]:
+        """Return the words, how many there are from one row to the next, and their kind."""
+        if self.in_place:
+            return self.words, self.stride, self.kind
+        return _words(self.rows[row].float().contiguous()), 0, loops.FULL
 
-        The whole array, which needs no loading, or one row.
-        """
-        return self.array if self.in_place else np.empty(self.size, dtype=np.float32)
 
-    def load(self, row: int, buffer: np.ndarray) -> None:
-        """Widen a row."""
-        if self.brain:  # bfloat16 is the upper half of float32
-            np.copyto(buffer.view(np.uint32), self.array[row].view(np.uint16))
-            np.left_shift(buffer.view(np.uint32), 16, out=buffer.view(np.uint32))
-        elif not self.in_place:
-            np.copyto(buffer, self.array[row])
-
-    def store(self, row: int, buffer: np.ndarray) -> None:
-        """Round a row to what the tensor holds, half to even."""
-        if self.brain:
-            bits = buffer.view(np.uint32)
-            nan = np.isnan(buffer)
-            bits += 0x7FFF + ((bits >> 16) & 1)
-            bits >>= 16
-            bits[nan] = 0x7FC0
-            np.copyto(self.array[row].view(np.uint16), bits, casting="unsafe")
-        elif not self.in_place:
-            with np.errstate(over="ignore"):
-                np.copyto(self.array[row], buffer, casting="unsafe")
+def _words(x: Tensor) -> np.ndarray:
+    return x.view(torch.int16).numpy().view(np.uint16)
 
 
 def _share(rows: int, size: int, block_rows: int | None, work: Callable[[int, int], Any]) -> None:
@@ -101,20 +81,13 @@ def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int |
     """Return the results of :class:`klbench.kernels.autograd.Implementation`, in float64."""
     n, size = policy.shape
     found = torch.empty(n, FOUND, dtype=torch.float64)
-    q, p, ids, table = (
-        _Rows(policy),
-        _Rows(reference),
-        tokens.long().contiguous().numpy(),
-        found.numpy(),
-    )
+    q, p, ids = _Rows(policy), _Rows(reference), tokens.long().contiguous().numpy()
+    table = found.numpy()
 
     def work(first: int, last: int) -> None:
         step = last - first if q.in_place and p.in_place else 1
-        of_q, of_p = q.buffer(), p.buffer()
         for row in range(first, last, step):
-            q.load(row, of_q)
-            p.load(row, of_p)
-            loops.forward(of_q, q.stride, of_p, p.stride, size, ids, row, row + step, table)
+            loops.forward(q.at(row), p.at(row), size, ids, row, row + step, table)
 
     _share(n, size, block_rows, work)
     return found
@@ -131,19 +104,15 @@ def backward(
     """Return the gradient of :class:`klbench.kernels.autograd.Implementation`."""
     n, size = policy.shape
     gradient = torch.empty(n, size, dtype=policy.dtype)
-    q, p, out = _Rows(policy), _Rows(reference), _Rows(gradient)
-    ids, table, w = tokens.long().contiguous().numpy(), found.numpy(), weights.contiguous().numpy()
+    q, p, ids = _Rows(policy), _Rows(reference), tokens.long().contiguous().numpy()
+    table, w, to = found.numpy(), weights.contiguous().numpy(), _words(gradient.view(-1))
 
     def work(first: int, last: int) -> None:
-        step = last - first if q.in_place and p.in_place and out.in_place else 1
-        of_q, of_p, to = q.buffer(), p.buffer(), out.buffer()
+        step = last - first if q.in_place and p.in_place else 1
         for row in range(first, last, step):
-            q.load(row, of_q)
-            p.load(row, of_p)
             loops.backward(
-                of_q, q.stride, of_p, p.stride, size, ids, row, row + step, table, w, to, out.stride
+                q.at(row), p.at(row), size, ids, row, row + step, table, w, to, KINDS[policy.dtype]
             )
-            out.store(row, to)
 
     _share(n, size, block_rows, work)
     return gradient

@@ -127,11 +127,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that sorts by any of its columns."""
+    """A table that sorts by any of its columns.
+
+    ``stacked``: on a narrow screen each row becomes a list of its cells with their headings, for
+    tables that are too wide to be read by the column there.
+    """
 
     caption: Text
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
+    stacked: bool = False
     kind: str = field(default="table", init=False)
 
 

@@ -18,7 +18,7 @@ from klbench.report.cells import code
 from klbench.report.numbers import MISSING, number, percent_or_times, short
 from klbench.report.prose import prose
 from klbench.report.runs import RunTables
-from klbench.rows import Row, distinct, grouped, keyed
+from klbench.rows import Row, Rows, distinct, grouped, keyed
 from klbench.schema import Schema
 
 QP = "KL(q‖p)"
@@ -100,7 +100,7 @@ class Measured(RunTables):
     combinations: ClassVar[Schema]
 
     @cached_property
-    def measured(self) -> list[Row]:
+    def measured(self) -> Rows:
         """The rows of the main table."""
         return self.rows(self.main)
 
@@ -148,6 +148,6 @@ class Measured(RunTables):
         return blocks
 
 
-def joined(rows: Iterable[Row]) -> dict[str, list[Row]]:
+def joined(rows: Iterable[Row]) -> dict[str, Rows]:
     """Return rows of combinations by the first one with the same numbers."""
     return grouped(rows, "same_as")

@@ -9,16 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from klbench.report.axes import log_ticks, tick
 from klbench.report.blocks import LegendEntry, Panel
 from klbench.report.figures import MARKERS, TEXT, colour, drawing
-from klbench.report.numbers import number, short
+from klbench.report.numbers import number
+from klbench.rows import Row, columns_of
 
 MOST_ENTRIES = 8
 """The most series of a plot, as many as the palette has colours."""
@@ -64,6 +64,26 @@ class Line:
     joined: bool = True
     hollow: Sequence[bool] = ()
 
+    @classmethod
+    def of(
+        cls,
+        entry: LegendEntry,
+        rows: Sequence[Row],
+        x: str,
+        y: str,
+        *,
+        ends: bool = False,
+        scale: float = 1.0,
+        **style: Any,
+    ) -> Line:
+        """Return the line of one column of rows over another.
+
+        With ``ends`` it has those of its interval, ``_low`` and ``_high``. ``scale`` multiplies x.
+        """
+        at, value = columns_of(rows, x, y)
+        low, high = columns_of(rows, f"{y}_low", f"{y}_high") if ends else ((), ())
+        return cls(entry, [scale * each for each in at], value, low, high, **style)
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -101,8 +121,8 @@ def lines(
         values = [
             value for line in drawn for each in (line.y, line.low, line.high) for value in each
         ]
-        _set(axes, "y", y, values)
-        _set(axes, "x", x, [value for line in drawn for value in line.x])
+        set_axis(axes, "y", y, values)
+        set_axis(axes, "x", x, [value for line in drawn for value in line.x])
     said = "; ".join(f"{line.entry.label} {number(line.y[-1], 2)}" for line in drawn if len(line.y))
     return Panel(
         title, svg[0], f"{title}, {y.label} over {x.label}, at the right end: {said}.", detail
@@ -143,7 +163,7 @@ def _line(axes: Axes, line: Line) -> None:
         )
 
 
-def _set(axes: Axes, which: str, axis: Axis, values: Sequence[float]) -> None:
+def set_axis(axes: Axes, which: str, axis: Axis, values: Sequence[float]) -> None:
     """Give an axis its label, its scale, and the lines across."""
     finite = [value for value in (*values, *axis.levels, *axis.room) if math.isfinite(value)]
     for level in axis.levels:
@@ -196,6 +216,13 @@ class Mark:
     offset: float = 0.0
     width: float = 1.8
 
+    @classmethod
+    def of(cls, name: str, row: Row, column: str, entry: LegendEntry, **style: Any) -> Mark:
+        """Return the mark of a column of a row with the ends of its interval, ``_low`` and
+        ``_high``.
+        """
+        return cls(name, row[column], entry, row[f"{column}_low"], row[f"{column}_high"], **style)
+
 
 def down(
     title: str,
@@ -234,7 +261,9 @@ def down(
                 markersize=mark.size,
                 markerfacecolor="none" if mark.hollow else own,
             )
-        _set(axes, "x", x, [value for mark in marks for value in (mark.value, mark.low, mark.high)])
+        set_axis(
+            axes, "x", x, [value for mark in marks for value in (mark.value, mark.low, mark.high)]
+        )
         axes.set_yticks(
             range(len(names)),
             # With one character cut off, the dots would take its place.
@@ -246,207 +275,6 @@ def down(
         f"{mark.name} {number(mark.value, 2)}" for mark in marks if math.isfinite(mark.value)
     )
     return Panel(title, svg[0], f"{title}, {x.label}: {said}.", detail)
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A bar from 0 in the row of a name, what is written at its end, and a tick where another value
-    of it lies.
-
-    Without an entry it is a heading over the rows that follow.
-    """
-
-    name: str
-    value: float = 0.0
-    entry: LegendEntry | None = None
-    text: str = ""
-    tick: float = math.nan
-
-
-def bars(
-    title: str,
-    drawn: Sequence[Bar],
-    x: Axis,
-    *,
-    most: float = math.inf,
-    detail: str = "",
-    left: float = 0.52,
-) -> Panel:
-    """Return a panel with a bar for each name, the first on top.
-
-    Names may have several lines, bars end at ``most``.
-    """
-    limit = (
-        min(
-            most,
-            max(
-                [each for bar in drawn for each in (bar.value, bar.tick) if math.isfinite(each)]
-                or [1.0]
-            ),
-        )
-        or 1.0
-    )
-    tall = [6 + 13 * (1 + bar.name.count("\n")) for bar in drawn]
-    ys = [sum(tall[:i]) + own / 2 for i, own in enumerate(tall)]
-    rows = [(y, bar, bar.entry) for y, bar in zip(ys, drawn, strict=True) if bar.entry]
-    height = 62 + sum(tall)
-    with drawing(left=left, bottom=48 / height, height=height) as (axes, svg):
-        for y, bar, entry in rows:
-            end, own = min(bar.value, limit) if bar.value == bar.value else 0.0, colour(entry.slot)
-            axes.plot([0.0, end], [y, y], color=own, linewidth=9, solid_capstyle="butt")
-            axes.plot([bar.tick], [y], marker="|", markersize=11, color=TEXT)
-            axes.plot(
-                [0.0],
-                [y],
-                marker="o" if not end else "",
-                markersize=6,
-                color=own,
-                clip_on=False,
-                zorder=3,
-            )
-            axes.text(
-                max(end, bar.tick if bar.tick <= limit else 0.0) + 0.04 * limit,
-                y,
-                bar.text,
-                va="center",
-            )
-        for y, bar in zip(ys, drawn, strict=True):
-            if not bar.entry:
-                edge, across = 0.02 - left / (0.97 - left), axes.get_yaxis_transform()
-                axes.text(edge, y, bar.name, transform=across, va="center", fontweight="bold")
-        axes.set_xlim(0.0, 1.28 * limit)
-        _set(axes, "x", x, [bar.value for bar in drawn])
-        axes.set_yticks([y for y, _, _ in rows], [bar.name for _, bar, _ in rows])
-        axes.set_ylim(sum(tall), 0.0)
-        axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", length=0)
-    said = "; ".join(f"{bar.name} {bar.text}".replace("\n", " ") for _, bar, _ in rows)
-    return Panel(title, svg[0], f"{title}, {x.label}: {said}.", detail)
-
-
-@dataclass(frozen=True)
-class Arrow:
-    """An arrow from the origin, with the names that share its end.
-
-    Thick, and in a colour, where it has an entry.
-    """
-
-    x: float
-    y: float
-    names: Sequence[str]
-    entry: LegendEntry | None = None
-
-
-def _apart(places: Sequence[float], heights: Sequence[float]) -> list[float]:
-    """Return places along a line, moved no further than it takes for labels of these heights not
-    to overlap.
-    """
-    moved = list(places)
-    for below, above in pairwise(sorted(range(len(places)), key=places.__getitem__)):
-        moved[above] = max(moved[above], moved[below] + (heights[below] + heights[above]) / 2)
-    drift = (sum(moved) - sum(places)) / max(1, len(places))
-    return [place - drift for place in moved]
-
-
-def _place(value: float, side: float) -> str:
-    """Return a coordinate in words; what is rounding of 0 on a plane of that side is 0."""
-    return short(value if abs(value) > 1e-6 * side else 0.0, 2)
-
-
-def arrows(title: str, drawn: Sequence[Arrow], x: str, y: str) -> Panel:
-    """Return a panel of arrows from the origin, a point where one has no length, with their
-    names beside their ends.
-    """
-    xs, ys = [0.0, *(each.x for each in drawn)], [0.0, *(each.y for each in drawn)]
-    side = 1.6 * max(max(xs) - min(xs), max(ys) - min(ys), 1e-9)
-    step = side / 290  # a point of the drawing
-    with drawing(left=0.15, bottom=0.14, height=330) as (axes, svg):
-        for set_limits, values in ((axes.set_xlim, xs), (axes.set_ylim, ys)):
-            set_limits(
-                (max(values) + min(values) - side) / 2, (max(values) + min(values) + side) / 2
-            )
-        axes.locator_params(nbins=5)
-        for right in (True, False):
-            own = [each for each in drawn if (each.x > -4 * step) == right]
-            places = _apart([each.y for each in own], [14 * step * len(each.names) for each in own])
-            for arrow, at in zip(own, places, strict=True):
-                tint = colour(arrow.entry.slot) if arrow.entry else TEXT
-                if math.hypot(arrow.x, arrow.y) < 4 * step:
-                    axes.plot(0.0, 0.0, "o", color=TEXT, markersize=6, zorder=4)
-                else:
-                    wide = (
-                        {"linewidth": 3.2, "mutation_scale": 15}
-                        if arrow.entry
-                        else {"linewidth": 1.0, "mutation_scale": 9}
-                    )
-                    style = {"arrowstyle": "-|>", "color": tint, "shrinkA": 0, "shrinkB": 0, **wide}
-                    axes.annotate(
-                        "",
-                        (arrow.x, arrow.y),
-                        (0.0, 0.0),
-                        arrowprops=style,
-                        zorder=2 if arrow.entry else 3,
-                    )
-                aside = arrow.x + (9 if right else -9) * step
-                axes.plot([arrow.x, aside], [arrow.y, at], color=TEXT, linewidth=0.6, linestyle=":")
-                axes.text(
-                    aside,
-                    at,
-                    "\n".join(arrow.names),
-                    color=tint,
-                    ha="left" if right else "right",
-                    va="center",
-                )
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
-    said = "; ".join(
-        f"{', '.join([*([each.entry.label] if each.entry else []), *each.names])} at "
-        f"({_place(each.x, side)}, {_place(each.y, side)})"
-        for each in drawn
-    )
-    return Panel(title, svg[0], f"{title}: {said}.")
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A number of a heat map: what is written, and the slot of its colour with its opacity."""
-
-    text: str
-    slot: int = 0
-    opacity: float = 0.0
-
-
-def heat(
-    title: str,
-    rows: Mapping[str, Sequence[Tile]],
-    columns: Sequence[str],
-    x: str,
-    *,
-    detail: str = "",
-) -> Panel:
-    """Return a panel with a row of tiles for each name, one tile in each column."""
-    height = 62 + 22 * max(2, len(rows))
-    with drawing(left=0.34, bottom=48 / height, height=height) as (axes, svg):
-        for i, tiles in enumerate(rows.values()):
-            for j, tile in enumerate(tiles):
-                own = colour(tile.slot)
-                axes.add_patch(
-                    Rectangle(
-                        (j - 0.5, i - 0.5), 1, 1, facecolor=own, alpha=tile.opacity, linewidth=0
-                    )
-                )
-                axes.text(j, i, tile.text, ha="center", va="center", color=TEXT)
-        axes.set_xticks(range(len(columns)), columns)
-        axes.set_yticks(range(len(rows)), list(rows))
-        axes.set_xlim(-0.5, len(columns) - 0.5)
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.grid(visible=False)
-        axes.tick_params(length=0)
-        axes.set_xlabel(x)
-    said = "; ".join(
-        f"{name} {', '.join(tile.text for tile in tiles)}" for name, tiles in rows.items()
-    )
-    return Panel(title, svg[0], f"{title}, {x} {', '.join(columns)}: {said}.", detail)
 
 
 BEHIND, OPEN, AHEAD = (
@@ -487,7 +315,7 @@ def shares(
                         start + count / 2, y, str(count), ha="center", va="center", color=TEXT
                     )
                 start += count
-        _set(axes, "x", x, [])
+        set_axis(axes, "x", x, [])
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlim(left=0)

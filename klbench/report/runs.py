@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
 
-from klbench.report.blocks import Tables
-from klbench.rows import Row
+from klbench.report.blocks import Figure, LegendEntry, Panel, Tables, Text
+from klbench.rows import Row, Rows
 from klbench.schema import MISSING, Schema
 
 
@@ -22,7 +22,7 @@ class RunTables:
     label: str
     tables: Tables
 
-    def rows(self, schema: Schema) -> list[Row]:
+    def rows(self, schema: Schema) -> Rows:
         """Return a table's rows; none where the run has no such table."""
         return schema.rows(self.tables[schema.table]) if schema.table in self.tables else []
 
@@ -44,8 +44,20 @@ class RunTables:
         """The end of the names of this run's figures: empty where it is the only run."""
         return "-" + re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-") if self.label else ""
 
+    def figure(
+        self,
+        name: str,
+        title: str,
+        caption: Text,
+        panels: Sequence[Panel],
+        legend: Sequence[LegendEntry] | Mapping[Any, LegendEntry] = (),
+    ) -> Figure:
+        """Return a figure of this run; the end of its name tells the runs of a page apart."""
+        entries = legend.values() if isinstance(legend, Mapping) else legend
+        return Figure(f"{name}{self.stem}", title, caption, panels, list(entries))
 
-def stored(schema: Schema) -> cached_property[list[Row]]:
+
+def stored(schema: Schema) -> cached_property[Rows]:
     """Return the property of a run that holds a table's rows."""
     return cached_property(lambda run: run.rows(schema))
 
@@ -57,7 +69,7 @@ class TrainingRun(RunTables):
     training_schema: ClassVar[Schema]
 
     @cached_property
-    def training(self) -> list[Row]:
+    def training(self) -> Rows:
         """The evaluations of all that was trained."""
         return self.rows(self.training_schema)
 

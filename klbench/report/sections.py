@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
-
-import pandas as pd
 
 from klbench.report.blocks import Block, Heading, Lead, Paragraph, Section, Tables
 from klbench.report.generic import generic
@@ -69,7 +67,7 @@ class Part:
     study: str
     section: Section | None
     tables: Tables
-    others: Mapping[str, pd.DataFrame]
+    others: Tables
     warnings: Sequence[str]
 
     @property

@@ -69,7 +69,7 @@ def read(path: Path, outcome: Mapping[str, Any] | None = None) -> Source:
             f" {info.get('status', 'unknown')}"
         )
     inputs.check_folder(path / "tables")
-    tables: dict[str, pd.DataFrame] = {}
+    tables: Tables = {}
     version = VERSION
     for file in files:
         try:
@@ -146,7 +146,7 @@ def labels(sources: Sequence[Source]) -> list[str]:
     return named
 
 
-def _labelled(source: Source, shared: bool) -> dict[str, pd.DataFrame]:
+def _labelled(source: Source, shared: bool) -> Tables:
     """The run's tables with its label.
 
     Where another run has the same pairs, the label tells their rows apart.

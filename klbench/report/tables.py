@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from klbench.report import cells
-from klbench.report.blocks import Column, Table, Text
+from klbench.report.blocks import Column, Details, Table, Text
 from klbench.report.cells import Show
 from klbench.rows import Row as Row
 from klbench.schema import Schema as Schema
@@ -56,6 +56,26 @@ def _shown(name: str, kind: str, special: Mapping[str, Show]) -> Shown:
     return Shown(name, cell(int(digits)) if digits else cell())
 
 
+def head(schema: Schema, name: str) -> Column:
+    """Return the head of a schema's column: its heading and what it holds."""
+    column = schema[name]
+    return Column(column.heading or name, column.meaning, column.type in ("float", "int"))
+
+
+def tables(
+    caption: Text, schema: Schema, rows: Sequence[Row], shown: Sequence[Shown]
+) -> list[Table]:
+    """Return the table of rows; nothing where there are none."""
+    return [table(str(caption), schema, rows, shown)] if rows else []
+
+
+def folded(
+    title: Text, schema: Schema, rows: Sequence[Row], shown: Sequence[Shown]
+) -> list[Details]:
+    """Return the table of rows folded away; nothing where there are none."""
+    return [Details(title, [table(str(title), schema, rows, shown)])] if rows else []
+
+
 def usual(schema: Schema, name: str) -> Show:
     """Return how a column is shown by its type, and with its uncertainty if the table has one."""
     others = schema.names
@@ -68,7 +88,14 @@ def usual(schema: Schema, name: str) -> Show:
     return cells.interval() if f"{name}_low" in others else cells.number()
 
 
-def table(caption: str, schema: Schema, rows: Sequence[Row], shown: Sequence[Shown]) -> Table:
+def table(
+    caption: str,
+    schema: Schema,
+    rows: Sequence[Row],
+    shown: Sequence[Shown],
+    *,
+    stacked: bool = False,
+) -> Table:
     """Return a table with a heading and a cell for each column that is shown.
 
     Raises
@@ -85,4 +112,5 @@ def table(caption: str, schema: Schema, rows: Sequence[Row], shown: Sequence[Sho
         for each in shown
     ]
     shows = [(each.name, each.show or usual(schema, each.name)) for each in shown]
-    return Table(caption, columns, [[show(row, name) for name, show in shows] for row in rows])
+    body = [[show(row, name) for name, show in shows] for row in rows]
+    return Table(caption, columns, body, stacked)

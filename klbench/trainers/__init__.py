@@ -26,23 +26,24 @@ from klbench.trainers import (
     rollout_areal,
     rollout_read,
     rollout_roll,
+    skyrl,
     slime,
+    tinker,
     trl,
     verl,
 )
+from klbench.trainers._combinations import NONE
+from klbench.trainers._options import Option, Value, read_words
 from klbench.trainers._trainer import (
     CONSTANT,
     LENGTH,
-    NONE,
+    PROMPTS,
     RETURNS,
     SEQUENCES,
     TOKENS,
     Meaning,
-    Option,
     Row,
     Trainer,
-    Value,
-    read_words,
 )
 from klbench.types import ConfigError
 
@@ -53,7 +54,9 @@ TRAINERS: tuple[Trainer, ...] = (
     *liger.TRAINERS,
     *nemo_rl.TRAINERS,
     *slime.TRAINERS,
+    *skyrl.TRAINERS,
     *read.TRAINERS,
+    *tinker.TRAINERS,
     *policy.TRAINERS,
     *rollout.TRAINERS,
     *rollout_areal.TRAINERS,
@@ -98,10 +101,19 @@ def get(name: str) -> Trainer:
     klbench.types.ConfigError
         No such trainer.
     """
-    for each in TRAINERS:
-        if _key(name) in map(_key, (each.name, each.title, *each.also)):
-            return each
+    found = _by_key().get(_key(name))
+    if found:
+        return found
     raise unknown("trainer", name, names(), [other for each in TRAINERS for other in each.also])
+
+
+@cache
+def _by_key() -> dict[str, Trainer]:
+    return {
+        _key(name): each
+        for each in reversed(TRAINERS)
+        for name in (each.name, each.title, *each.also)
+    }
 
 
 def _key(name: str) -> str:
@@ -271,6 +283,7 @@ __all__ = [
     "CONSTANT",
     "LENGTH",
     "NONE",
+    "PROMPTS",
     "RETURNS",
     "SEQUENCES",
     "TOKENS",

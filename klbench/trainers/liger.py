@@ -1,6 +1,7 @@
 """Liger: GRPO's loss in chunks."""
 
-from klbench.trainers._trainer import CONSTANT, LENGTH, TOKENS, Option, Row, Trainer
+from klbench.trainers._options import Option
+from klbench.trainers._trainer import CONSTANT, LENGTH, TOKENS, Row, Trainer
 
 LOSS = "liger_kernel/chunked_loss/grpo_loss.py:LigerFusedLinearGRPOFunction.ppo_loss_fn"
 LOSS_TYPES = {

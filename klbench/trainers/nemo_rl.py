@@ -3,7 +3,9 @@
 None until 0.6, since then one that is differentiated.
 """
 
-from klbench.trainers._trainer import LENGTH, RETURNS, TOKENS, Option, Row, Trainer, own_token
+from klbench.trainers._combinations import own_token
+from klbench.trainers._options import Option
+from klbench.trainers._trainer import LENGTH, RETURNS, TOKENS, Row, Trainer
 
 WHERE = "nemo_rl/algorithms/loss/loss_functions.py:ClippedPGLossFn.__call__"
 IN_REWARD, ADVANTAGES = "nemo_rl/algorithms/advantage_estimator.py", "adv_estimator.name"

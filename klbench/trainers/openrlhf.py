@@ -1,6 +1,7 @@
 """OpenRLHF: PPO and its relatives."""
 
-from klbench.trainers._trainer import LENGTH, RETURNS, TOKENS, Option, Row, Trainer
+from klbench.trainers._options import Option
+from klbench.trainers._trainer import LENGTH, RETURNS, TOKENS, Row, Trainer
 
 PENALTY = "openrlhf/models/utils.py:compute_approx_kl"
 LIMIT = "value to +-10"

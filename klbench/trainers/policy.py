@@ -9,7 +9,8 @@ clips and all, as the tests beside the installed functions have them
 import math
 from collections.abc import Iterator, Mapping
 
-from klbench.trainers._trainer import RETURNS, Option, Row, Trainer, Value
+from klbench.trainers._options import Option, Value
+from klbench.trainers._trainer import RETURNS, Row, Trainer
 
 TO_GO = "k1/reward_to_go/token/"
 UNBOUNDED: Mapping[Value, Value] = {None: math.inf}

@@ -1,85 +1,11 @@
 """Trainers that were only read, each in one revision."""
 
-from klbench.trainers._trainer import (
-    CONSTANT,
-    LENGTH,
-    NONE,
-    RETURNS,
-    TOKENS,
-    Option,
-    Row,
-    Trainer,
-    Value,
-    in_reward,
-)
+from klbench.trainers._combinations import NONE, in_reward
+from klbench.trainers._options import Option, Value
+from klbench.trainers._trainer import CONSTANT, LENGTH, RETURNS, TOKENS, Row, Trainer
 
 LIMITS = "log-ratio to +-20, value to +-10"
 ON = (True, False)
-OWN = "the gradient: each token's own k1, detached, times its own score, which is that of k2"
-
-SKYRL = Trainer(
-    "skyrl",
-    "SkyRL",
-    "2026-08",
-    "2026-08-21",
-    "NovaSky-AI/SkyRL a956457",
-    (
-        Option("algorithm.use_kl_loss", True, ON),
-        Option("algorithm.use_kl_in_reward", False, ON),
-        Option("algorithm.kl_estimator_type", "k3", ("k1", "k2", "k3", "abs")),
-        Option("algorithm.kl_loss_coef", 0.001),
-        Option("algorithm.advantage_estimator", "grpo", ("grpo", "gae", "rloo", "reinforce++")),
-    ),
-    (
-        Row({"algorithm.use_kl_loss": (False,), "algorithm.use_kl_in_reward": (False,)}, NONE),
-        Row(
-            {"algorithm.use_kl_loss": (True,), "algorithm.use_kl_in_reward": (True,)},
-            "",
-            note="refused: set use_kl_loss=false for a penalty in the reward",
-        ),
-        *(
-            Row(
-                {"algorithm.use_kl_loss": (True,), "algorithm.kl_estimator_type": (kind,)},
-                combination,
-                "skyrl/backends/skyrl_train/utils/ppo_utils.py:compute_approx_kl",
-                coefficient="algorithm.kl_loss_coef",
-                clamp=LIMITS if kind == "k3" else "",
-                normalisation=LENGTH,
-                note=(
-                    "a mean over each sequence's tokens whatever loss_reduction says, which is the"
-                    " policy's alone"
-                ),
-            )
-            for kind, combination in (
-                ("k1", "k1_loss"),
-                ("abs", "abs/loss"),
-                ("k2", "k2_loss"),
-                ("k3", "k3_verl_loss"),
-            )
-        ),
-        *(
-            Row(
-                {
-                    "algorithm.use_kl_loss": (False,),
-                    "algorithm.use_kl_in_reward": (True,),
-                    "algorithm.kl_estimator_type": (kind,),
-                    "algorithm.advantage_estimator": advantages,
-                },
-                in_reward("k3_verl" if kind == "k3" else kind, baseline),
-                "skyrl/train/trainer.py:RayPPOTrainer.apply_reward_kl_penalty",
-                coefficient="algorithm.kl_loss_coef",
-                clamp=LIMITS if kind == "k3" else "",
-                normalisation=RETURNS,
-            )
-            for kind in ("k1", "abs", "k2", "k3")
-            for advantages, baseline in (
-                (("gae", "reinforce++"), "to go"),
-                (("grpo",), "group"),
-                (("rloo",), "others"),
-            )
-        ),
-    ),
-)
 
 SWIFT_LOSSES = {
     "grpo": LENGTH,
@@ -270,67 +196,6 @@ PRIME_RL = Trainer(
     ),
 )
 
-DISCOUNTED = "k1/reward_to_go/token/token_ratio/none/gamma={kl_discount_factor}"
-CENTRED = DISCOUNTED.replace("/none/gamma", "/token_mean/gamma")
-OVER_BATCH = (
-    "mean over the batch's tokens, of all prompts; k1 is that of the sampler's own log-probs"
-)
-TINKER = Trainer(
-    "tinker_cookbook",
-    "tinker-cookbook",
-    "2026-08",
-    "2026-08-19",
-    "thinking-machines-lab/tinker-cookbook 9dfcc3a",
-    (Option("kl_penalty_coef", 0.0), Option("kl_discount_factor", 0.0)),
-    (
-        Row(
-            {"kl_discount_factor": (0.0,)},
-            CENTRED,
-            "tinker_cookbook/rl/metrics.py:incorporate_kl_penalty",
-            coefficient="kl_penalty_coef",
-            normalisation=RETURNS,
-            note=f"{OWN}, less the {OVER_BATCH}",
-        ),
-        Row(
-            {},
-            CENTRED,
-            "tinker_cookbook/rl/metrics.py:incorporate_kl_penalty",
-            coefficient="kl_penalty_coef",
-            normalisation=RETURNS,
-            note="the discounted sum of the k1 of a token and of those after it, each less the"
-            f" {OVER_BATCH}, times its score",
-        ),
-    ),
-    also=("tinker",),
-)
-
-TINKER_DISTILLATION = Trainer(
-    "tinker_distillation",
-    "tinker-cookbook distillation",
-    "2026-08",
-    "2026-08-19",
-    "thinking-machines-lab/tinker-cookbook 9dfcc3a",
-    (Option("kl_penalty_coef", 1.0), Option("kl_discount_factor", 0.0)),
-    (
-        Row(
-            {"kl_discount_factor": (0.0,)},
-            "k1_own_token_ratio",
-            "tinker_cookbook/distillation/train_on_policy.py:incorporate_kl_penalty",
-            coefficient="kl_penalty_coef",
-            normalisation=RETURNS,
-            note=f"{OWN}; the reference is the teacher",
-        ),
-        Row(
-            {},
-            DISCOUNTED,
-            "tinker_cookbook/distillation/train_on_policy.py:incorporate_kl_penalty",
-            coefficient="kl_penalty_coef",
-            normalisation=RETURNS,
-            note="the discounted sum of the k1 of a token and of those after it, times its score",
-        ),
-    ),
-)
-
 UNSLOTH_LOSSES = {
     "bnpo": TOKENS,
     "dapo": TOKENS,
@@ -399,14 +264,11 @@ DEEPSPEED_CHAT = Trainer(
 )
 
 TRAINERS = (
-    SKYRL,
     MS_SWIFT,
     ROLL,
     AREAL,
     OPEN_INSTRUCT,
     PRIME_RL,
-    TINKER,
-    TINKER_DISTILLATION,
     UNSLOTH,
     TORCHFORGE,
     DEEPSPEED_CHAT,

@@ -11,7 +11,8 @@ import math
 from collections.abc import Iterator
 
 from klbench.trainers import policy
-from klbench.trainers._trainer import Option, Row, Trainer, Value
+from klbench.trainers._options import Option, Value
+from klbench.trainers._trainer import Row, Trainer
 
 ALONE = (
     "the engine's weight alone, as long as the policy has not moved since and nothing is clipped"

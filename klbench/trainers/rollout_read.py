@@ -7,7 +7,8 @@ AReaL and ms-swift are the factors of the tests beside the installed functions.
 
 import math
 
-from klbench.trainers._trainer import LENGTH, TOKENS, Option, Row, Trainer
+from klbench.trainers._options import Option
+from klbench.trainers._trainer import LENGTH, TOKENS, Row, Trainer
 from klbench.trainers.rollout import ON, joined, row
 
 UNWEIGHTED = "a penalty in the loss has no such weight"

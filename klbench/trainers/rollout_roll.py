@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from klbench.trainers._trainer import Option, Row, Trainer, Value
+from klbench.trainers._options import Option, Value
+from klbench.trainers._trainer import Row, Trainer
 from klbench.trainers.rollout import ON, joined, row
 
 IS, FILTER = "train_infer_correction.is_weight.", "train_infer_correction.filters."

@@ -2,18 +2,9 @@
 
 from collections.abc import Iterator
 
-from klbench.trainers._trainer import (
-    LENGTH,
-    NONE,
-    RETURNS,
-    TOKENS,
-    Option,
-    Row,
-    Trainer,
-    Value,
-    in_reward,
-    own_token,
-)
+from klbench.trainers._combinations import NONE, in_reward, own_token
+from klbench.trainers._options import Option, Value
+from klbench.trainers._trainer import LENGTH, RETURNS, TOKENS, Row, Trainer
 
 KINDS = ("k1", "k2", "k3", "low_var_kl")
 

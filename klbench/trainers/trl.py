@@ -1,15 +1,7 @@
 """TRL: GRPO and RLOO."""
 
-from klbench.trainers._trainer import (
-    CONSTANT,
-    LENGTH,
-    RETURNS,
-    SEQUENCES,
-    TOKENS,
-    Option,
-    Row,
-    Trainer,
-)
+from klbench.trainers._options import Option
+from klbench.trainers._trainer import CONSTANT, LENGTH, RETURNS, SEQUENCES, TOKENS, Row, Trainer
 
 GRPO_LOSS = "trl/trainer/grpo_trainer.py:GRPOTrainer._compute_loss"
 # `grpo` and `sapo` divide by each sequence's length, `luspo` by nothing but the number of

@@ -2,19 +2,9 @@
 
 from collections.abc import Iterator
 
-from klbench.trainers._trainer import (
-    CONSTANT,
-    LENGTH,
-    NONE,
-    RETURNS,
-    SEQUENCES,
-    TOKENS,
-    Option,
-    Row,
-    Trainer,
-    in_reward,
-    own_token,
-)
+from klbench.trainers._combinations import NONE, in_reward, own_token
+from klbench.trainers._options import Option
+from klbench.trainers._trainer import CONSTANT, LENGTH, RETURNS, SEQUENCES, TOKENS, Row, Trainer
 
 CORE = "verl/trainer/ppo/core_algos.py:"
 PENALTY = f"{CORE}kl_penalty"

@@ -16,7 +16,7 @@ from klbench.trainers import (
     Trainer,
     Value,
 )
-from klbench.translate.averages import PER_LENGTH, alone, apart, average
+from klbench.translate.averages import PER_LENGTH, alone, apart, average, distance, mixed, policy
 from klbench.translate.candidates import Candidate, candidates, off, switches
 from klbench.translate.likeness import (
     MEAN,
@@ -45,6 +45,14 @@ SAID = {
     NEAREST: "a token's score is paid for {to}, not for {source}",
     OTHER: "the gradient is another one: no coefficient makes the two equal",
 }
+UNEQUAL = {
+    True: (
+        "at unequal lengths tokens of short and long sequences weigh otherwise, and the KL may end"
+        " a fifth off"
+    ),
+    False: "at unequal lengths the penalty of short sequences weighs otherwise",
+}
+"""By whether the policy's term is averaged otherwise, what lengths do."""
 
 
 @dataclass(frozen=True)
@@ -169,11 +177,11 @@ def _rank(source: Meaning, mine: Gradient, each: Candidate) -> tuple[int | bool,
         mine.correction != theirs.correction,
         mine.polynomial != theirs.polynomial,
         mine.baseline != theirs.baseline,
-        apart(average(source), average(target)),
+        distance(source, target),
         (source.normalisation == RETURNS) != (target.normalisation == RETURNS),
         mine.value != theirs.value,
         source.clamp != target.clamp,
-        each.others(),
+        each.others,
     )
 
 
@@ -251,6 +259,33 @@ def _scope(found: Gradient) -> str:
     return f"its own KL and its part of a weight that is differentiated ({found.scope})"
 
 
+def _averaged(source: Meaning, target: Meaning) -> Iterator[str]:
+    """Yield what changes with the averages."""
+    pairs = {
+        "penalty": (average(source), average(target)),
+        "policy's term": (policy(source), policy(target)),
+    }
+    other = {what: (a, b) for what, (a, b) in pairs.items() if apart(a, b)}
+    if len(other) == 2 and len(set(pairs.values())) == 1:
+        (a, b) = pairs["penalty"]
+        yield f"average: {b}, not {a}; it is that of the policy's term too"
+    else:
+        for what, (a, b) in other.items():
+            yield f"average of the {what}: {b}, not {a}"
+    if other and all({*pair} <= {*PER_LENGTH} for pair in pairs.values()):
+        yield UNEQUAL["policy's term" in other]
+    for each in (source, target):
+        if mixed(each) and distance(source, target):
+            yield (
+                f"{each.trainer} divides the penalty's sums by lengths, the policy's by a constant:"
+                " its coefficient counts times that constant over the mean length"
+            )
+    if pairs["penalty"] == (CONSTANT, CONSTANT):
+        yield "the constant that sums are divided by must be set alike"
+    if not all(pairs["policy's term"]):
+        yield "how the policy's term is averaged is not known of both"
+
+
 def _changes(source: Meaning, found: Candidate) -> Iterator[str]:
     """Yield what is otherwise there."""
     target = found.meaning
@@ -266,18 +301,7 @@ def _changes(source: Meaning, found: Candidate) -> Iterator[str]:
         yield "the gradient is the same while the policy itself samples, another once it has moved"
     elif alike in SAID:
         yield SAID[alike].format(source=_scope(mine), to=_scope(theirs))
-    a, b = average(source), average(target)
-    if apart(a, b):
-        yield f"average: {b}, not {a}; it is that of the policy's term too"
-        if a in PER_LENGTH and b in PER_LENGTH:
-            yield (
-                "at unequal lengths tokens of short and long sequences weigh otherwise, and the KL"
-                " may end a fifth off"
-            )
-    if a == b == CONSTANT:
-        yield "the constant that sums are divided by must be set alike"
-    if not a or not b:
-        yield "how the policy's term is averaged is not known of both"
+    yield from _averaged(source, target)
     if (source.normalisation == RETURNS) != (target.normalisation == RETURNS):
         way = "divide" if source.normalisation == RETURNS else "multiply"
         yield (

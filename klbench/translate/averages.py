@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 from klbench import trainers
-from klbench.trainers import LENGTH, RETURNS, SEQUENCES, TOKENS, Meaning
+from klbench.trainers import LENGTH, PROMPTS, RETURNS, SEQUENCES, TOKENS, Meaning
 
-PER_LENGTH = (TOKENS, LENGTH)
+PER_LENGTH = (TOKENS, LENGTH, PROMPTS)
 """The averages that divide a sequence's sum by its length, where all lengths are equal."""
 
 
 def average(meaning: Meaning) -> str:
-    """Return how tokens and sequences are averaged; of a penalty in the reward, as the policy's
-    term is. Empty where the data do not say.
+    """Return how a penalty's tokens and sequences are averaged; of one in the reward, as the
+    policy's term is. Empty where the data do not say.
     """
-    if meaning.normalisation != RETURNS:
-        return meaning.normalisation
+    return policy(meaning) if meaning.normalisation == RETURNS else meaning.normalisation
+
+
+def policy(meaning: Meaning) -> str:
+    """Return how the policy's term is averaged; empty where the data do not say."""
     trainer = trainers.get(meaning.trainer)
-    value = meaning.options.get(trainer.normaliser)
-    return trainer.normalisations.get(str(value), "") if trainer.normaliser else ""
+    if trainer.normaliser:
+        return trainer.normalisations.get(str(meaning.options.get(trainer.normaliser)), "")
+    return "" if meaning.normalisation == RETURNS else meaning.normalisation
+
+
+def mixed(meaning: Meaning) -> bool:
+    """Return whether penalty and policy are averaged so that lengths count in their proportion."""
+    return apart(average(meaning), policy(meaning)) > 1
+
+
+def distance(source: Meaning, target: Meaning) -> int:
+    """Return how far the averages of two settings are apart, those of both terms: 0 the same."""
+    here, there = ((average(each), policy(each)) for each in (source, target))
+    if here == there:
+        return 0
+    return 4 * mixed(target) + sum(apart(a, b) for a, b in zip(here, there, strict=True))
 
 
 def apart(a: str, b: str) -> int:

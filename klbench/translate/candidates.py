@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from itertools import product
 
 from klbench import gradients, trainers
 from klbench.trainers import NONE, Meaning, Row, Trainer, Value
+from klbench.translate.likeness import gradient
 from klbench.types import ConfigError
 
 PLACES = re.compile(r"{(\w+?)(?:_inverse)?}")
 NUMBERS = re.compile(r"(?<=[:=-])[0-9.]+(?:e-?\d+)?")
+SET = re.compile(r"[:-](?:inf|[0-9.]+(?:e-?\d+)?)")
+"""A number of a factor; one that is the default is left out."""
 
 
 @dataclass(frozen=True)
@@ -33,28 +37,69 @@ class Candidate:
     options: Mapping[str, Value]
     meaning: Meaning
 
+    @cached_property
     def others(self) -> int:
-        """Return how many options are not at their defaults."""
+        """How many options are not at their defaults."""
         trainer, version = trainers.get(self.meaning.trainer), self.meaning.version
         known = {each.path: each.default_at(version) for each in trainer.known(version)}
         return sum(known[path] != value for path, value in self.options.items())
 
 
-def candidates(trainer: Trainer, version: str, source: Meaning) -> Iterator[Candidate]:
-    """Yield the settings of a version that have a combination; numbers are those of ``source``."""
-    known = {each.path: each for each in trainer.known(version)}
-    given = source.options if source.trainer == trainer.name else {}
-    for row in trainer.rows:
-        if row.combination in ("", NONE) or not row.when.keys() <= known.keys():
+def candidates(trainer: Trainer, version: str, source: Meaning) -> list[Candidate]:
+    """Return the settings of a version that have a combination; numbers are those of ``source``."""
+    numbers = {float(each) for each in NUMBERS.findall(source.combination)} - {0.0}
+    if "reward_to_go" in source.combination and "gamma" not in source.combination:
+        numbers.add(1.0)
+    own = source.options if source.trainer == trainer.name else {}
+    found: list[Candidate] = []
+    for k, row in enumerate(trainer.rows):
+        if row.combination in ("", NONE):
             continue
-        chosen = {
-            path: _pick(values, given.get(path, known[path].default_at(version)))
-            for path, values in row.when.items()
-        }
-        for more in _more(trainer, version, row, source):
-            found = _candidate(trainer, version, row, chosen | more)
-            if found:
-                yield found
+        given = tuple((path, own[path]) for path in (*row.when, trainer.normaliser) if path in own)
+        plain = _of_row(trainer.name, version, k, (), given)
+        numbered = numbers and PLACES.search(row.combination)
+        if numbered and (not plain or _may_equal(row, plain[0], source)):
+            found += _of_row(trainer.name, version, k, tuple(sorted(numbers)), given)
+        else:
+            found += plain
+    return found
+
+
+def _may_equal(row: Row, plain: Candidate, source: Meaning) -> bool:
+    """Return whether other numbers may bring a row nearer to the source.
+
+    Those of a discount, of the same factors, or of any where the source's weigh on-policy, too.
+    """
+    if "gamma={" in row.combination or gradient(source.combination).weighted:
+        return True
+    return _factors(plain.meaning.combination) == _factors(source.combination)
+
+
+@cache
+def _factors(combination: str) -> str:
+    """Return the weight of a combination without its numbers."""
+    return SET.sub("", gradients.get(combination).spec.split("/")[3])
+
+
+@cache
+def _of_row(
+    name: str,
+    version: str,
+    k: int,
+    numbers: tuple[float, ...],
+    given: tuple[tuple[str, Value], ...],
+) -> tuple[Candidate, ...]:
+    trainer = trainers.get(name)
+    row, known = trainer.rows[k], trainer.settings({}, version)
+    if not row.when.keys() <= known.keys():
+        return ()
+    preferred = known | {path: value for path, value in given if path in known}
+    chosen = {path: _pick(values, preferred[path]) for path, values in row.when.items()}
+    found = (
+        _candidate(trainer, version, row, chosen | more)
+        for more in _more(trainer, version, row, preferred, numbers)
+    )
+    return tuple(filter(None, found))
 
 
 def _candidate(
@@ -108,26 +153,27 @@ def _pick(values: tuple[Value, ...], preferred: Value) -> Value:
     return preferred if preferred in values else values[0]
 
 
-def _more(trainer: Trainer, version: str, row: Row, source: Meaning) -> Iterator[dict[str, Value]]:
+def _more(
+    trainer: Trainer,
+    version: str,
+    row: Row,
+    preferred: Mapping[str, Value],
+    numbers: tuple[float, ...],
+) -> Iterator[dict[str, Value]]:
     """Yield the averages and the numbers that a row may have besides."""
     known = {each.path: each for each in trainer.known(version)}
     axes: dict[str, list[Value]] = {}
     option = known.get(trainer.normaliser)
     if option and option.path not in row.when:
-        default = option.default_at(version)
-        if source.trainer == trainer.name:
-            default = source.options.get(option.path, default)
+        default = preferred[option.path]
         values = {trainer.normalisations[str(default)]: default}
         for name, meant in trainer.normalisations.items():
             values.setdefault(meant, option.taken(trainer.name, name))
         axes[option.path] = list(values.values())
-    numbers = {float(each) for each in NUMBERS.findall(source.combination)} - {0.0}
-    if "reward_to_go" in source.combination and "gamma" not in source.combination:
-        numbers.add(1.0)
-    for name in set(PLACES.findall(row.combination)):
+    for name in dict.fromkeys(PLACES.findall(row.combination)):
         path = trainer.option(name, version).path
         if known[path].unset:
             continue  # off by default: a number more a row would multiply what is tried
-        axes[path] = [known[path].default_at(version), *sorted(numbers)]
+        axes[path] = [known[path].default_at(version), *numbers]
     for values_of in product(*axes.values()):
         yield dict(zip(axes, values_of, strict=True))

@@ -68,6 +68,11 @@ class Gradient:
         return self.reference == "sampler" or (self.scope == OWN and not self.mean)
 
     @property
+    def weighted(self) -> bool:
+        """True where the weight is not 1 on what the policy itself samples."""
+        return " times " in self.scope
+
+    @property
     def slope(self) -> float | None:
         """The derivative of the polynomial by ``log r`` at 0: its gradient near the reference."""
         if self.polynomial is None:

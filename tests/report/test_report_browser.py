@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from klbench import report
+
 CHROMIUM = next(
     (
         found
@@ -119,3 +121,19 @@ def test_the_page_can_be_read_without_a_script(browser: Any, rendered: Path) -> 
     )
     assert page.locator("table").first.is_visible()
     context.close()
+
+
+def test_a_table_of_an_audit_shows_every_column_at_any_width(browser: Any, tmp_path: Path) -> None:
+    published = Path(__file__).parents[2] / "reports" / "published" / "audit"
+    shutil.copytree(published, tmp_path / "audit")
+    address = report.render(tmp_path / "audit").as_uri()
+    for width in (390, 1400):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.goto(address)
+        hidden = page.evaluate(
+            "[...document.querySelectorAll('.scroll:has(.stacked)')]"
+            ".map(each => each.scrollWidth - each.clientWidth)"
+        )
+        assert len(hidden) > 9
+        assert max(hidden) <= 0
+        page.close()

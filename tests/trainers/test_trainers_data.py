@@ -8,7 +8,7 @@ import pytest
 
 from klbench import gradients, trainers
 from klbench.trainers import NONE, TRAINERS
-from klbench.trainers._trainer import LENGTH_MEANS, length_mean
+from klbench.trainers._combinations import LENGTH_MEANS, length_mean
 from klbench.types import ConfigError
 
 SPELLINGS = list(trainers.spellings(averages=True))

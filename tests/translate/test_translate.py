@@ -17,6 +17,7 @@ from klbench import gradients, trainers
 from klbench.engine.cli import command_line
 from klbench.gradients.surrogate import surrogate
 from klbench.trainers import LENGTH, RETURNS, SEQUENCES, TOKENS
+from klbench.translate import averages
 from klbench.translate.answer import Scale, likeness, translate
 from klbench.translate.likeness import MEAN, NEAR, NOTHING, OTHER, SAME, gradient
 from klbench.types import Rollouts
@@ -56,10 +57,9 @@ def slope(meaning: trainers.Meaning, coefficient: float) -> torch.Tensor:
     combination = replace(combination, name="of sums", length_mean=False)
     penalty = coefficient * surrogate(combination, drawn)
     divisors = {TOKENS: 8 * TOKENS_OF_ONE, LENGTH: 8 * TOKENS_OF_ONE, SEQUENCES: 8}
-    divisor = divisors[meaning.normalisation]
     found = [
-        torch.autograd.grad(each.sum() / divisor, theta, retain_graph=True)[0].flatten()
-        for each in (policy, penalty)
+        torch.autograd.grad(each.sum() / divisors[how], theta, retain_graph=True)[0].flatten()
+        for each, how in ((policy, averages.policy(meaning)), (penalty, averages.average(meaning)))
     ]
     return torch.stack(found)
 
@@ -75,6 +75,8 @@ def slope(meaning: trainers.Meaning, coefficient: float) -> torch.Tensor:
         (f"{LOSS}seq-mean-token-mean", "open_instruct", 0.001, 0.001),
         ("trl loss_type=luspo beta=0.04 use_bias_correction_kl=false", "skyrl", 0.04, 0.16),
         ("trl loss_type=luspo beta=0.04", "liger", 0.04, 0.16),
+        (f"{LOSS}token-mean", "skyrl", 0.001, 0.001),
+        ("skyrl kl_estimator_type=k2 loss_reduction=sequence_mean", "verl", 0.001, 0.001),
         ("torchforge beta=0.1", "unsloth", 0.1, 0.1),
         ("slime kl_loss_type=k2 kl_loss_coef=0.02", "verl", 0.02, 0.02),
     ],
@@ -95,6 +97,26 @@ def test_equal_strength_by_hand_and_by_the_losses_themselves(
     assert scale * strength["penalty_alone"]["factor"] == pytest.approx(1.0, rel=1e-9)
     kept = slope(target, strength["penalty_alone"]["coefficient"])
     assert torch.allclose(kept[1], before[1], rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("setting", "to", "option", "said"),
+    [
+        (f"{LOSS}token-mean", "skyrl", ("loss_reduction", "token_mean"), "average of the penalty:"),
+        (f"{LOSS}seq-mean-token-mean", "skyrl", ("loss_reduction", "sequence_mean"), ""),
+        ("skyrl", "verl", ("loss_agg_mode", "token-mean"), "average of the penalty:"),
+        ("skyrl loss_reduction=sequence_mean", "slime", ("calculate_per_token_loss", False), ""),
+        ("skyrl loss_reduction=seq_mean_token_sum_norm", "verl", (), "times that constant"),
+    ],
+)
+def test_a_penalty_may_be_averaged_otherwise_than_the_policys_term(
+    setting: str, to: str, option: tuple[str, trainers.Value], said: str
+) -> None:
+    found = translate(setting, to)
+    assert not option or option in found["options"].items()
+    changes = [each for each in found["changes"] if "average" in each or "constant" in each]
+    assert changes if said else not changes
+    assert said in " | ".join(changes)
 
 
 def test_without_a_length_or_a_known_constant_the_penalty_alone_is_not_stated() -> None:

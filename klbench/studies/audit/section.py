@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from klbench.report import cells, plots
 from klbench.report.blocks import (
@@ -33,6 +35,8 @@ from klbench.studies.audit.columns import (
 )
 
 SAY = prose(__package__)
+MOST_ENTRIES = 6
+"""Entries of a list of evidence that are shown; the table has all."""
 TONES = {RIGHT: "good", WARNED: "mixed", WRONG: "bad", REFUSED: ""}
 LEGEND = {
     RIGHT: LegendEntry(RIGHT, 2, "s"),
@@ -130,19 +134,45 @@ def _times(row: Row) -> Cell:
     return Cell("", math.nan) if one else cells.short(4)(row, "scale")
 
 
+def _identified(row: Row) -> Cell:
+    return cells.name(row, "identified") if row["identified"] else Cell("")
+
+
 def _evidence(row: Row) -> Cell:
-    return Cell("" if row["evidence"] == "{}" else row["evidence"], tone="words")
+    return Cell(_in_words(json.loads(row["evidence"])), tone="words")
+
+
+def _in_words(value: Any) -> str:
+    """Return evidence with four digits a number, and the first of many entries."""
+    if isinstance(value, dict):
+        return "; ".join(
+            f"{key.replace('_', ' ')}: {_in_words(each)}" for key, each in value.items()
+        )
+    if isinstance(value, list):
+        more = ", …" if len(value) > MOST_ENTRIES else ""
+        return f"[{', '.join(map(_in_words, value[:MOST_ENTRIES]))}{more}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _told(shown: Sequence[Shown], rows: Sequence[Row]) -> tuple[Shown, ...]:
+    """Return the columns that say something in some row."""
+    return tuple(
+        each
+        for each in shown
+        if each.show is None or any(each.show(row, each.name).text for row in rows)
+    )
 
 
 FUNCTIONS = (
     *select(
-        "function:name options:words verdict identified:name scale divergence:text matches:text",
+        "function:name options:words verdict identified scale divergence:text matches:text",
         verdict=cells.computed(_verdict),
+        identified=cells.computed(_identified),
         scale=cells.computed(_times),
     ),
     Shown("rel_bias_near", cells.percent, "Bias at 0.05"),
     Shown("rel_bias_far", cells.percent, "Bias at 2"),
-    *select("reduction:words errors:whole warnings:whole taken:words"),
+    *select("reduction:words errors:whole warnings:whole taken"),
 )
 SEEN = select("severity:text kind:text message:words line:whole")
 
@@ -156,16 +186,24 @@ def build(tables: Tables) -> Sequence[Block]:
             SAY.findings_title(len(findings)),
             FINDINGS,
             findings,
-            (*SEEN, *select("evidence", evidence=cells.computed(_evidence))),
+            _told((*SEEN, *select("evidence", evidence=cells.computed(_evidence))), findings),
+            stacked=True,
         )
-        return [Paragraph(SAY.arguments(row)), table(SAY.is_title(), AUDIT, rows, FUNCTIONS), found]
+        it = table(SAY.is_title(), AUDIT, rows, _told(FUNCTIONS, rows), stacked=True)
+        return [Paragraph(SAY.arguments(row)), it, found]
     blocks: list[Block] = []
     for library in distinct(rows, "library"):
         own = where(rows, library=library)
         version = f" {own[0]['version']}" if own[0]["version"] else ""
         blocks += [
             Heading(f"{library}{version}"),
-            table(SAY.library_title(library, len(own)), AUDIT, own, FUNCTIONS),
+            table(
+                SAY.library_title(library, len(own)),
+                AUDIT,
+                own,
+                _told(FUNCTIONS, own),
+                stacked=True,
+            ),
         ]
         targets = {row["target"]: f"{row['function']} {row['options']}" for row in own}
         said = [
@@ -175,7 +213,9 @@ def build(tables: Tables) -> Sequence[Block]:
         ]
         if said:
             shown = (*select("target:words"), *SEEN)
-            blocks.append(table(SAY.findings_of(library, len(said)), FINDINGS, said, shown))
+            blocks.append(
+                table(SAY.findings_of(library, len(said)), FINDINGS, said, shown, stacked=True)
+            )
         refused = where(own, verdict=REFUSED)
         if refused:
             blocks.append(Paragraph(SAY.refused(refused), "note"))

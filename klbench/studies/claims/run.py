@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pandas as pd
 
 from klbench import claims
 from klbench.context import Context
+from klbench.rows import Row
 from klbench.schema import Tables
 from klbench.studies.claims.options import ClaimsOptions
 from klbench.study import Summary
@@ -18,7 +18,7 @@ LONGEST = 74
 """Letters of evidence that the terminal shows; the report and the table have all of it."""
 
 
-def check(name: str, seed: int) -> dict[str, Any]:
+def check(name: str, seed: int) -> Row:
     """One task: a claim's row."""
     claim = claims.get(name)
     found = claim.check(seed)
@@ -35,7 +35,7 @@ def check(name: str, seed: int) -> dict[str, Any]:
     }
 
 
-def run(options: ClaimsOptions, context: Context) -> dict[str, pd.DataFrame]:
+def run(options: ClaimsOptions, context: Context) -> Tables:
     """Table ``claims``: one row a claim."""
     # Here: to load torch is most of the work, and each worker would have to.
     alone = replace(context, workers=1, cluster=None)

@@ -8,7 +8,7 @@ from klbench.report import blocks, plots
 from klbench.report.formulas import formula
 from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.rows import where
+from klbench.rows import Rows, column_of, where
 from klbench.studies.claims.columns import CLAIMS
 
 SAY = prose(__package__)
@@ -22,7 +22,7 @@ LEGEND = {
 TOPICS = ("values", "gradients", "alignment", "distillation")
 
 
-def _judged(tables: blocks.Tables) -> list[Row]:
+def _judged(tables: blocks.Tables) -> Rows:
     """Return the rows with their ``tone``.
 
     Runs that found the same share one, and others are told apart by their ``run``.
@@ -51,7 +51,7 @@ def lead(tables: blocks.Tables) -> blocks.Lead:
     return blocks.Lead(SAY.question(), verdict, _figure(found), list(_more(by_tone)))
 
 
-def _more(by_tone: dict[str, list[Row]]) -> Iterator[blocks.Text]:
+def _more(by_tone: dict[str, Rows]) -> Iterator[blocks.Text]:
     if by_tone[BAD]:
         yield SAY.failing(by_tone[BAD][:3])
     if by_tone[MIXED]:
@@ -69,7 +69,7 @@ def _figure(found: Sequence[Row]) -> blocks.Figure:
             (entry, sum(row["topic"] == topic and row["tone"] == tone for row in found))
             for tone, entry in LEGEND.items()
         ]
-        for topic in dict.fromkeys([*TOPICS, *(row["topic"] for row in found)])
+        for topic in dict.fromkeys([*TOPICS, *column_of(found, "topic")])
         if any(row["topic"] == topic for row in found)
     }
     panel = plots.shares("", counts, plots.Axis("statements"))
@@ -82,7 +82,7 @@ def build(tables: blocks.Tables) -> Sequence[blocks.Block]:
     """Return a card for each claim, by topic: those that fail first."""
     found = sorted(_judged(tables), key=lambda row: (BAD, MIXED, GOOD).index(row["tone"]))
     shown: list[blocks.Block] = []
-    for topic in dict.fromkeys([*TOPICS, *(row["topic"] for row in found)]):
+    for topic in dict.fromkeys([*TOPICS, *column_of(found, "topic")]):
         cards = [SAY.card(row, formula(row["tex"])) for row in found if row["topic"] == topic]
         if cards:
             shown += [blocks.Heading(SAY.topic(topic)), blocks.Bullets(cards, cards=True)]

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from klbench.report.blocks import Figure, LegendEntry, Panel, Text
 from klbench.report.combinations import share
-from klbench.report.plots import Axis, Bar, Line, Mark, bars, down, legend, lines
+from klbench.report.panels import Bar, bars
+from klbench.report.plots import Axis, Line, Mark, down, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
 from klbench.studies.distill.columns import NOWHERE

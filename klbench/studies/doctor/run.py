@@ -27,10 +27,9 @@ def run(options: DoctorOptions, context: Context) -> Tables:
 
 def summarize(results: Tables) -> list[Summary]:
     """Return the causes, and below them why it alarms and what to do."""
-    causes = results["causes"].to_dict("records")
-    rows = [(str(row["cause"]), f"{row['score']:.2f}", str(row["evidence"])) for row in causes]
     said = results["said"].to_dict("records") if "said" in results else []
     notes = [str(row["sentence"]) for row in said if row["kind"] in ("alarm", "advice")]
     about = results["diagnosis"].to_dict("records")[0]
     title = f"{about['files']}, {about['rollouts']:,} rollouts, {about['tokens']:,} tokens"
-    return [Summary(title, ("cause", ">score", "evidence"), rows, notes)]
+    columns, cells = ("cause", ">score", "evidence"), ("{cause}", "{score:.2f}", "{evidence}")
+    return [Summary.of(title, columns, cells, results["causes"], notes)]

@@ -5,7 +5,6 @@ The cause, how far columns differ, what must hold, and what to do.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 from matplotlib.axes import Axes
@@ -25,7 +24,8 @@ from klbench.report.blocks import (
 )
 from klbench.report.prose import prose
 from klbench.report.tables import Row, Schema, select, table
-from klbench.rows import where
+from klbench.report.tables import tables as tables_of
+from klbench.rows import Rows, column_of, columns_of, finite, where
 from klbench.studies.doctor.columns import (
     CAUSES,
     DIAGNOSIS,
@@ -42,7 +42,7 @@ MEDIAN = LegendEntry("median, and eight in ten", 0, "o")
 LEVEL = LegendEntry("value with two standard errors", 0, "o")
 
 
-def rows(tables: Tables, schema: Schema) -> list[Row]:
+def rows(tables: Tables, schema: Schema) -> Rows:
     """Return the rows of a table; none where the run has none."""
     return schema.rows(tables[schema.table]) if schema.table in tables else []
 
@@ -55,10 +55,7 @@ def sentences(tables: Tables, kind: str) -> list[str]:
 def _panel(title: str, found: Sequence[Row]) -> Panel:
     line = plots.Line(
         MEDIAN,
-        [row["log_prob"] for row in found],
-        [row["middle"] for row in found],
-        [row["low"] for row in found],
-        [row["high"] for row in found],
+        *columns_of(found, "log_prob", "middle", "low", "high"),
     )
     x, y = plots.Axis(SAY.x_axis()), plots.Axis(SAY.y_axis(), levels=(0.0,))
     return plots.lines(title, [line], x, y, left=0.24)
@@ -97,13 +94,13 @@ def _steps(tables: Tables) -> Iterator[Block]:
     names = list(dict.fromkeys(str(row["line"]) for row in found))
     panels = []
     for name in names:
-        chosen = [row for row in found if row["line"] == name and math.isfinite(row["value"])]
+        chosen = finite(where(found, line=name), "value")
         if len(chosen) < 2:
             continue
         line = plots.Line(
             LEVEL,
-            [row["step"] for row in chosen],
-            [row["value"] for row in chosen],
+            column_of(chosen, "step"),
+            column_of(chosen, "value"),
             [row["value"] - 2.0 * row["value_se"] for row in chosen],
             [row["value"] + 2.0 * row["value_se"] for row in chosen],
         )
@@ -129,17 +126,11 @@ def _blocks(tables: Tables) -> Iterator[Block]:
     shown = select("cause:name score:number2 evidence:words")
     yield table(SAY.causes(), CAUSES, rows(tables, CAUSES), shown)
     checks = select("check:name verdict:text value:plain4 message:words")
-    if found := rows(tables, MUST_HOLD):
-        yield table(SAY.checks(), MUST_HOLD, found, checks)
+    yield from tables_of(SAY.checks(), MUST_HOLD, rows(tables, MUST_HOLD), checks)
     yield from _steps(tables)
     yield Paragraph(SAY.direction())
-    if found := rows(tables, LINES):
-        yield table(
-            SAY.lines(),
-            LINES,
-            found,
-            select("part:text quantity:name value:interval3"),
-        )
+    lines = select("part:text quantity:name value:interval3")
+    yield from tables_of(SAY.lines(), LINES, rows(tables, LINES), lines)
     if found := rows(tables, MASKS):
         yield Paragraph(SAY.masks_why())
         yield table(

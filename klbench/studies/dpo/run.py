@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import math
 
-import pandas as pd
-
 from klbench.context import Context
 from klbench.metrics.seeds import SeedFrame, band
 from klbench.rlhf.rows import training_table
+from klbench.rows import rising
 from klbench.schema import Tables
 from klbench.studies.dpo import tables, tasks
 from klbench.studies.dpo.options import STANDARD, DpoOptions
@@ -18,7 +17,7 @@ from klbench.studies.ppo.tasks import chunks
 from klbench.study import Summary
 
 
-def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
+def run(options: DpoOptions, context: Context) -> Tables:
     """Return the tables of all losses, numbers of pairs and seeds."""
     plan = [
         (size, seeds)
@@ -36,10 +35,8 @@ def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
     found = context.collect(tasks.perform, work)
     if not found:
         return {}
-    rows = sorted((row for each in found for row in each["training"]), key=lambda row: row["pairs"])
-    estimate_rows = sorted(
-        (row for each in found for row in each["estimates"]), key=lambda row: row["pairs"]
-    )
+    rows = rising((row for each in found for row in each["training"]), "pairs")
+    estimate_rows = rising((row for each in found for row in each["estimates"]), "pairs")
     point_rows = [row for each in found for row in each["points"]]
     best = [
         row
@@ -83,21 +80,17 @@ def summarize(results: Tables) -> list[Summary]:
         for size in dict.fromkeys((*finite[len(finite) // 2 :][:1], *sizes[-1:]))
     ]
     return [
-        Summary(
+        Summary.of(
             f"KL(pi‖pi*), mean of {table['seeds'].iloc[0]} seeds (untrained: {start:.3f}): {what}",
             ("loss", ">pairs", ">last", ">best", ">last - dpo's", ">95 % interval", ">KL(pi‖ref)"),
-            [
-                (
-                    row["arm"],
-                    "all" if math.isinf(row["pairs"]) else f"{row['pairs']:,.0f}",
-                    f"{row['last']:.3f}",
-                    f"{row['best']:.3f}",
-                    f"{row['last_difference']:+.3f}",
-                    f"{row['last_difference_low']:+.2f} to {row['last_difference_high']:+.2f}",
-                    f"{row['kl']:.2f}",
-                )
-                for row in rows.to_dict("records")
-            ],
+            (
+                *("{arm}", "{size}", "{last:.3f}", "{best:.3f}", "{last_difference:+.3f}"),
+                "{last_difference_low:+.2f} to {last_difference_high:+.2f}",
+                "{kl:.2f}",
+            ),
+            rows.assign(
+                size=["all" if math.isinf(each) else f"{each:,.0f}" for each in rows["pairs"]]
+            ),
         )
         for what, rows in shown
     ]

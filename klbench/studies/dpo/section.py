@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from klbench.report import blocks, cells
 from klbench.report.blocks import Block, Cell, Lead, Section, Tables, Text
 from klbench.report.tables import Row, select, table
+from klbench.report.tables import tables as tables_of
+from klbench.rows import column_of, grouped, rising, where
 from klbench.studies.dpo import section_figures
 from klbench.studies.dpo.columns import DPO_FINAL, DPO_OPTIMA, DPO_RATES, DPO_SEEN, KTO_POINTS
 from klbench.studies.dpo.section_data import SAY, STANDARD, Preferred, load, symbol
@@ -32,21 +34,15 @@ def lead(tables: Tables) -> Lead:
 
 def _verdict(run: Preferred) -> Text:
     rows = run.of(STANDARD)
-    enough = next(
-        (row["enough_pairs"] for row in run.rows(DPO_RATES) if row["arm"] == STANDARD), math.nan
-    )
-    for row in rows:
-        if row["pairs"] == enough:
+    for rate in where(run.rows(DPO_RATES), arm=STANDARD)[:1]:
+        for row in where(rows, pairs=rate["enough_pairs"]):
             return SAY.enough(row, rows[-1], run.start)
     return SAY.ends(rows[0], rows[-1], run.start)
 
 
 def _more(run: Preferred) -> Iterator[Text]:
-    nearest: dict[str, list[float]] = {}
-    for size in run.sizes:
-        for row in run.at(size):
-            if row["place"] == "nearest":
-                nearest.setdefault(row["arm"], []).append(size)
+    placed = grouped(rising(where(run.final, place="nearest"), "pairs"), "arm")
+    nearest = {name: column_of(rows, "pairs") for name, rows in placed.items()}
     if len(run.losses) > 1 and nearest:
         yield SAY.nearest(nearest)
     first = run.of(STANDARD)[0]
@@ -89,27 +85,15 @@ def build(tables: Tables) -> Sequence[Block]:
             *section_figures.figures(run),
             table("After training", DPO_FINAL, run.final, FINAL),
         ]
-        if run.optima:
-            found.append(
-                table("Each loss's own optimum, exact", DPO_OPTIMA, [*run.optima.values()], OPTIMA)
-            )
+        own = "Each loss's own optimum, exact"
+        found += tables_of(own, DPO_OPTIMA, [*run.optima.values()], OPTIMA)
         if seen := run.rows(DPO_SEEN):
-            found.append(
-                blocks.Details(
-                    SAY.estimates_title(),
-                    [table("Estimates of standard DPO's KL(q‖p)", DPO_SEEN, seen, SEEN)],
-                )
-            )
+            estimates = table("Estimates of standard DPO's KL(q‖p)", DPO_SEEN, seen, SEEN)
+            found.append(blocks.Details(SAY.estimates_title(), [estimates]))
         if points := run.rows(KTO_POINTS):
-            found.append(
-                blocks.Details(
-                    SAY.points_title(),
-                    [
-                        blocks.Paragraph(SAY.points_caption()),
-                        table("Reference points", KTO_POINTS, points, POINTS),
-                    ],
-                )
-            )
+            references = table("Reference points", KTO_POINTS, points, POINTS)
+            caption = blocks.Paragraph(SAY.points_caption())
+            found.append(blocks.Details(SAY.points_title(), [caption, references]))
     return found
 
 

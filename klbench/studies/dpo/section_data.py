@@ -10,7 +10,7 @@ from klbench.report.blocks import Tables
 from klbench.report.prose import prose
 from klbench.report.runs import RunTables, by_run, stopped, stored
 from klbench.report.tables import Row
-from klbench.rows import distinct, keyed, where
+from klbench.rows import Rows, distinct, keyed, rising, where
 from klbench.studies.dpo.columns import CHIPO, DPO_FINAL, DPO_OPTIMA, TRAINING
 
 SAY = prose(__package__)
@@ -39,7 +39,7 @@ class Preferred(RunTables):
     @cached_property
     def sizes(self) -> list[float]:
         """Numbers of pairs, the infinite one last."""
-        return sorted({row["pairs"] for row in self.final})
+        return sorted(distinct(self.final, "pairs"))
 
     @cached_property
     def middle(self) -> float:
@@ -62,13 +62,11 @@ class Preferred(RunTables):
         """Loss, number of pairs, seed and status of each replica that was stopped."""
         return stopped(self.rows(TRAINING), "arm", "pairs", "seed")
 
-    def of(self, loss: str) -> list[Row]:
+    def of(self, loss: str) -> Rows:
         """Return the rows of a loss, the fewest pairs first."""
-        return sorted(
-            (row for row in self.final if row["arm"] == loss), key=lambda row: row["pairs"]
-        )
+        return rising(where(self.final, arm=loss), "pairs")
 
-    def at(self, size: float) -> list[Row]:
+    def at(self, size: float) -> Rows:
         """Return the rows of all losses with so many pairs."""
         return where(self.final, pairs=size)
 

@@ -6,7 +6,7 @@ Distance from the optimum over pairs, while training, against the standard, what
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
@@ -15,9 +15,9 @@ from klbench.report import plots
 from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.cells import ROUNDING
 from klbench.report.numbers import number
-from klbench.report.plots import Axis, Line, Mark, Tile
-from klbench.report.tables import Row
-from klbench.rows import keyed, where
+from klbench.report.panels import Tile, heat
+from klbench.report.plots import Axis, Line, Mark
+from klbench.rows import Rows, column_of, distinct, finite, keyed, where
 from klbench.studies.dpo.columns import DPO_CURVES, DPO_ESTIMATES, DPO_SEEN
 from klbench.studies.dpo.section_data import SAY, STANDARD, Preferred
 
@@ -68,31 +68,22 @@ def _distance(
     )
     if len(run.sizes) < 2:
         marks = [
-            Mark(
-                row["arm"], row[kind], entries[row["arm"]], row[f"{kind}_low"], row[f"{kind}_high"]
-            )
+            Mark.of(row["arm"], row, kind, entries[row["arm"]])
             for row in run.final
             if row["arm"] in entries
         ]
         return plots.down(title, marks, y)
     places, x = _pairs_axis(run.sizes)
-    lines = []
-    for name, entry in entries.items():
-        rows = run.of(name)
-        low, high = (
-            [row[f"{kind}_{end}"] for row in rows] if name == STANDARD else []
-            for end in ("low", "high")
-        )
-        lines.append(
-            Line(
-                entry,
-                [places[row["pairs"]] for row in rows],
-                [row[kind] for row in rows],
-                low,
-                high,
-            )
-        )
+    lines = [
+        Line.of(entry, _placed(run.of(name), places), "place", kind, ends=name == STANDARD)
+        for name, entry in entries.items()
+    ]
     return plots.lines(title, lines, x, y)
+
+
+def _placed(rows: Rows, places: Mapping[float, float]) -> Rows:
+    """Return rows with their place along the axis of pairs."""
+    return [row | {"place": places[row["pairs"]]} for row in rows]
 
 
 def distance(runs: Sequence[Preferred]) -> Figure:
@@ -131,9 +122,9 @@ def _places(run: Preferred) -> Iterator[Figure]:
         ]
     # No room for separators of thousands.
     heads = [SAY.size(size).replace(",", "") for size in sizes]
-    panel = plots.heat("KL(q‖q*), nats", tiles, heads, "ranked pairs")
+    panel = heat("KL(q‖q*), nats", tiles, heads, "ranked pairs")
     caption = SAY.place_caption(run.losses[len(names) :], len(run.sizes) > len(sizes))
-    yield Figure(f"dpo-places{run.stem}", SAY.place_title(), caption, [panel])
+    yield run.figure("dpo-places", SAY.place_title(), caption, [panel])
 
 
 def _curves(run: Preferred) -> Iterator[Figure]:
@@ -141,7 +132,7 @@ def _curves(run: Preferred) -> Iterator[Figure]:
     rows = where(run.rows(DPO_CURVES), arm=STANDARD)
     if not rows:
         return
-    sizes = sorted({row["pairs"] for row in rows})
+    sizes = sorted(distinct(rows, "pairs"))
     drawn = sizes[-plots.MOST_ENTRIES :]
     entries = plots.legend(drawn, labels=[SAY.pairs(size) for size in drawn])
     panels = []
@@ -149,41 +140,29 @@ def _curves(run: Preferred) -> Iterator[Figure]:
         ("kl_to_optimum", "From the optimum", DISTANCE),
         ("population_loss", "Loss on all pairs", Axis("nats a pair", "log")),
     ):
-        lines = [_curve(where(rows, pairs=size), column, entry) for size, entry in entries.items()]
+        lines = [
+            Line.of(entry, where(rows, pairs=size), "step", column, ends=True)
+            for size, entry in entries.items()
+        ]
         panels.append(plots.lines(title, lines, STEP, y))
     caption = SAY.curves_caption([SAY.pairs(size) for size in sizes if size not in entries])
-    yield Figure(
-        f"dpo-curves{run.stem}", SAY.curves_title(), caption, panels, list(entries.values())
-    )
-
-
-def _curve(rows: Sequence[Row], column: str, entry: LegendEntry) -> Line:
-    low, high = ([row[f"{column}_{end}"] for row in rows] for end in ("low", "high"))
-    return Line(entry, [row["step"] for row in rows], [row[column] for row in rows], low, high)
+    yield run.figure("dpo-curves", SAY.curves_title(), caption, panels, entries)
 
 
 def _forest(run: Preferred) -> Iterator[Figure]:
     """Yield paired differences from standard DPO with a middling number of pairs, and with all."""
     panels = []
     for size in dict.fromkeys((run.middle, run.sizes[-1])):
-        rows = [
-            row
-            for row in run.at(size)
-            if row["arm"] != STANDARD and math.isfinite(row["last_difference"])
-        ]
+        rows = [row for row in finite(run.at(size), "last_difference") if row["arm"] != STANDARD]
         marks = []
         for row in rows:
-            low, high = row["last_difference_low"], row["last_difference_high"]
-            marks.append(
-                Mark(row["arm"], row["last_difference"], plots.verdict(low, high), low, high)
-            )
+            verdict = plots.verdict(row["last_difference_low"], row["last_difference_high"])
+            marks.append(Mark.of(row["arm"], row, "last_difference", verdict))
         x = Axis("KL(q‖q*) − standard DPO's, nats", levels=(0.0,))
         panels += [plots.down(SAY.pairs(size).capitalize(), marks, x)] if marks else []
     if panels:
         legend = [plots.AHEAD, plots.OPEN, plots.BEHIND]
-        yield Figure(
-            f"dpo-forest{run.stem}", SAY.forest_title(), SAY.forest_caption(), panels, legend
-        )
+        yield run.figure("dpo-forest", SAY.forest_title(), SAY.forest_caption(), panels, legend)
 
 
 def _optima(run: Preferred) -> Iterator[Figure]:
@@ -196,18 +175,13 @@ def _optima(run: Preferred) -> Iterator[Figure]:
         ("kl", "From the reference", "KL(q‖p), nats"),
     ):
         marks = [
-            Mark(name, _plain(row[f"{which}_{column}"]), entry)
+            Mark(name, value if abs(value) >= ROUNDING else 0.0, entry)
             for name, row in run.optima.items()
             for which, entry in (("own", OWN), ("reached", REACHED))
+            for value in [row[f"{which}_{column}"]]
         ]
         panels.append(plots.down(title, marks, Axis(label)))
-    yield Figure(
-        f"dpo-optima{run.stem}", SAY.optima_title(), SAY.optima_caption(), panels, [OWN, REACHED]
-    )
-
-
-def _plain(x: float) -> float:
-    return 0.0 if abs(x) < ROUNDING else x
+    yield run.figure("dpo-optima", SAY.optima_title(), SAY.optima_caption(), panels, [OWN, REACHED])
 
 
 def _implicit(run: Preferred) -> Iterator[Figure]:
@@ -217,8 +191,7 @@ def _implicit(run: Preferred) -> Iterator[Figure]:
     if len(run.sizes) < 2:
         return
     places, x = _pairs_axis(run.sizes)
-    rows = run.of(STANDARD)
-    at = [places[row["pairs"]] for row in rows]
+    rows = _placed(run.of(STANDARD), places)
     panels = []
     for title, label, columns in (
         (
@@ -228,10 +201,9 @@ def _implicit(run: Preferred) -> Iterator[Figure]:
         ),
         ("Ranked as they are labelled", "share of pairs", ("accuracy", "population_accuracy")),
     ):
-        lines = [Line(IMPLICIT[column], at, [row[column] for row in rows]) for column in columns]
+        lines = [Line.of(IMPLICIT[column], rows, "place", column) for column in columns]
         panels.append(plots.lines(title, lines, x, Axis(label)))
-    title, caption, legend = SAY.implicit_title(), SAY.implicit_caption(), list(IMPLICIT.values())
-    yield Figure(f"dpo-implicit{run.stem}", title, caption, panels, legend)
+    yield run.figure("dpo-implicit", SAY.implicit_title(), SAY.implicit_caption(), panels, IMPLICIT)
 
 
 def _estimates(run: Preferred) -> Iterator[Figure]:
@@ -239,40 +211,28 @@ def _estimates(run: Preferred) -> Iterator[Figure]:
     seen = where(run.rows(DPO_SEEN), pairs=run.middle)
     if not seen:
         return
-    entries = plots.legend([SAY.estimate(row) for row in seen])
+    names = {SAY.estimate(row): row for row in seen}
+    entries = plots.legend(list(names))
     error = Axis("error / exact KL", levels=(0.0,))
-    marks = [
-        Mark(
-            SAY.estimate(row),
-            row["rel_error"],
-            entries[SAY.estimate(row)],
-            row["rel_error_low"],
-            row["rel_error_high"],
-        )
-        for row in seen
-    ]
+    marks = [Mark.of(name, row, "rel_error", entries[name]) for name, row in names.items()]
     panels, legend = [plots.down("Error on average", marks, error)], list(entries.values())
     rows = where(run.rows(DPO_ESTIMATES), pairs=run.middle)
-    steps = sorted({row["step"] for row in rows})
+    steps = sorted(distinct(rows, "step"))
     if len(steps) > 1:
         exact = LegendEntry("exact", 5, "_", dashed=True)
         by_name = {name: [row for row in rows if SAY.estimate(row) == name] for name in entries}
         lines = [
-            Line(entries[name], steps, [row["estimate"] for row in own])
-            for name, own in by_name.items()
+            Line(entries[name], steps, column_of(own, "estimate")) for name, own in by_name.items()
         ]
-        kl = [row["kl"] for row in next(iter(by_name.values()))]
+        kl = column_of(next(iter(by_name.values())), "kl")
         lines.append(Line(exact, steps, kl, marked=False))
         panels.insert(0, plots.lines("While training", lines, STEP, Axis("KL(q‖p), nats", "log")))
         legend.append(exact)
     caption = SAY.estimates_caption(run.middle, seen[0]["kl"])
-    yield Figure(f"dpo-estimates{run.stem}", SAY.estimates_title(), caption, panels, legend)
+    yield run.figure("dpo-estimates", SAY.estimates_title(), caption, panels, legend)
 
 
 def figures(run: Preferred) -> list[Figure]:
     """Return all figures of a run but the first of the page."""
-    return [
-        figure
-        for part in (_places, _curves, _forest, _optima, _implicit, _estimates)
-        for figure in part(run)
-    ]
+    parts = (_places, _curves, _forest, _optima, _implicit, _estimates)
+    return [figure for part in parts for figure in part(run)]

@@ -22,6 +22,7 @@ from klbench.metrics.seeds import (
     summary,
     verdict,
 )
+from klbench.rows import Row
 from klbench.schema import Tables, records
 from klbench.studies.dpo.options import STANDARD, DpoOptions
 
@@ -38,7 +39,7 @@ PLACES = ("nearest", "not told from it", "further")
 CURVES = ("kl_to_optimum", "kl_to_own", "kl", "loss", "population_loss")
 
 
-def described(options: DpoOptions) -> dict[str, dict[str, Any]]:
+def described(options: DpoOptions) -> dict[str, Row]:
     """Return what each loss is made of, by its name."""
     return {
         arm.name: {
@@ -52,7 +53,7 @@ def described(options: DpoOptions) -> dict[str, dict[str, Any]]:
     }
 
 
-def checkpoints(mine: SeedFrame) -> dict[str, pd.DataFrame]:
+def checkpoints(mine: SeedFrame) -> Tables:
     """Return the rows of one loss and number of pairs at three checkpoints, one a seed.
 
     ``last``, ``best`` and ``stopped``.
@@ -100,7 +101,7 @@ def final_table(training: pd.DataFrame, options: DpoOptions) -> pd.DataFrame:
     return placed(pd.DataFrame(rows), training)
 
 
-def _verdict(row: Mapping[str, Any], name: str) -> str:
+def _verdict(row: Row, name: str) -> str:
     if name == STANDARD:
         return "the comparison"
     return verdict(
@@ -155,7 +156,7 @@ def rates_table(training: pd.DataFrame, final: pd.DataFrame) -> pd.DataFrame:
         ("arm",)
     ):
         own = mine.kept
-        row: dict[str, Any] = {"arm": name, "seeds": mine.counts["seeds"]}
+        row: Row = {"arm": name, "seeds": mine.counts["seeds"]}
         for kind, values in (
             (
                 "last",
@@ -265,7 +266,7 @@ def seen_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         spread = (((group["estimate"] - group["kl"]) / group["kl"]) ** 2).groupby(
             group["seed"]
         ).mean() ** 0.5
-        row: dict[str, Any] = dict(zip(keys, key, strict=True)) | {
+        row: Row = dict(zip(keys, key, strict=True)) | {
             "seeds": len(relative),
             "kl": group["kl"].mean(),
         }
@@ -290,11 +291,11 @@ def points_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(result)
 
 
-def _said(row: Mapping[str, Any]) -> str:
+def _said(row: Row) -> str:
     return verdict(row, "rel_error", "too low", "not told from exact", "too high")
 
 
-def complete(tables: Tables) -> dict[str, pd.DataFrame]:
+def complete(tables: Tables) -> Tables:
     """Return the tables of a run of an earlier version with the places and outcomes that they
     did not have yet.
     """

@@ -5,11 +5,8 @@ Where each loss leads from the same ranked pairs, and what samples say of the KL
 
 from __future__ import annotations
 
-from typing import Any
-
-import pandas as pd
-
 from klbench.context import Context
+from klbench.rows import Row
 from klbench.schema import Tables
 from klbench.studies.dpo_lm.tasks import perform
 from klbench.studies.language import tables
@@ -20,7 +17,7 @@ from klbench.studies.language.stage import prepared
 from klbench.study import Summary
 
 
-def run(options: DpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
+def run(options: DpoLmOptions, context: Context) -> Tables:
     """Tables ``training``, ``compared`` and ``texts``."""
     place, shared = prepared(options, context)
     context.group.agreed(lambda: check(options, shared))
@@ -29,7 +26,7 @@ def run(options: DpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
     if not any(result["rows"] for result in found):
         return {}
 
-    def described(name: str) -> dict[str, Any]:
+    def described(name: str) -> Row:
         arm = next((each for each in options.arms if each.name == name), None)
         # The penalty of DPO is none that is estimated: it is in the loss, for whole sequences; k1
         # tells its KL.
@@ -62,16 +59,14 @@ def summarize(results: Tables) -> list[Summary]:
     """Return the end of training with every loss."""
     table = results["compared"]
     columns = ("loss", ">reward", ">KL, exact", ">k1", ">k2", ">k3")
-    rows = [
-        (
-            row["combination"],
-            f"{row['reward']:.3f} ± {row['reward_se']:.3f}",
-            *(f"{row[key]:.2f} ± {row[f'{key}_se']:.2f}" for key in ("kl", "k1", "k2", "k3")),
-        )
-        for row in table.to_dict("records")
-    ]
-    title = (
-        f"After DPO, nats a completion, mean of {table.iloc[0]['seeds']} seeds (± one standard"
-        " error)"
+    cells = (
+        "{combination}",
+        "{reward:.3f} ± {reward_se:.3f}",
+        "{kl:.2f} ± {kl_se:.2f}",
+        "{k1:.2f} ± {k1_se:.2f}",
+        "{k2:.2f} ± {k2_se:.2f}",
+        "{k3:.2f} ± {k3_se:.2f}",
     )
-    return [Summary(title, columns, rows)]
+    seeds = table["seeds"].iloc[0]
+    title = f"After DPO, nats a completion, mean of {seeds} seeds (± one standard error)"
+    return [Summary.of(title, columns, cells, table)]

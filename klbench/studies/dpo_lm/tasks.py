@@ -12,7 +12,7 @@ from klbench.rlhf.dpo import DpoReport, train
 from klbench.rlhf.language.dpo_world import Preferring
 from klbench.rlhf.language.ppo_world import Language
 from klbench.rlhf.penalty import arm, estimates
-from klbench.rows import Rows
+from klbench.rows import Row, Rows
 from klbench.studies.language import runs
 from klbench.studies.language.options import DpoLmOptions
 from klbench.studies.language.preferences import preferences
@@ -24,7 +24,7 @@ LOGGED = ("loss", "accuracy", "margin", "reward", "kl", "k1", "k2", "k3", "objec
 """The columns that trackers log."""
 
 
-def perform(options: DpoLmOptions, place: Place, name: str, seed: int) -> dict[str, Any]:
+def perform(options: DpoLmOptions, place: Place, name: str, seed: int) -> Row:
     """Return the run's rows, its final measurement and its texts.
 
     Continued from its part if there is one.
@@ -57,7 +57,7 @@ def _trained(options: DpoLmOptions, job: runs.Job, shared: Stage, learner: Langu
         for report in train(world, [used], steps=options.updates, every=options.every, start=start):
             yield report.step, report
 
-    def entry(report: DpoReport) -> tuple[dict[str, Any], dict[str, Any]]:
+    def entry(report: DpoReport) -> tuple[dict[str, Any], Row]:
         with torch.no_grad():
             learner.rollouts(learner.sample(report.step, 0))
         numbers = {"loss": report.loss, "accuracy": report.accuracy, "margin": report.margin}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -278,7 +278,7 @@ def measured(
     return result
 
 
-def _status(row: Mapping[str, Any], claim: str | None) -> str:
+def _status(row: Row, claim: str | None) -> str:
     if claim is None or claim == "biased":
         return "ok"
     promised = claim.removeprefix("grad ").replace(" - grad ", " - ")

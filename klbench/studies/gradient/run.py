@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 
 from klbench import gradients, trainers
 from klbench.context import Context
 from klbench.gradients import Combination
+from klbench.rows import Row
 from klbench.schema import Tables
 from klbench.studies.gradient.options import GradientOptions
 from klbench.studies.gradient.rows import TOLERANCE, described, measure
@@ -57,7 +57,7 @@ def typed(names: Sequence[str] | None) -> dict[str, str]:
     )
 
 
-def run(options: GradientOptions, context: Context) -> dict[str, pd.DataFrame]:
+def run(options: GradientOptions, context: Context) -> Tables:
     """Return ``gradients``, ``combinations``, ``verdicts``, ``options`` and, for policies of two
     parameters, ``arrows``.
     """
@@ -106,7 +106,7 @@ def summarize(results: Tables) -> list[Summary]:
     ]
 
 
-def shown(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+def shown(row: Row) -> tuple[str, str, str, str]:
     """Bias, cosine, noise and what the gradient is of, in a few characters each."""
     sampled = row["method"] == "sampling" and row["matches"] not in ("", "none")
     return (

@@ -8,7 +8,7 @@ from functools import cached_property
 from klbench.columns import COMBINATIONS
 from klbench.report.combinations import Measured, exact
 from klbench.report.tables import Row
-from klbench.rows import where
+from klbench.rows import Rows, where
 from klbench.studies.gradient.columns import GRADIENTS, OPTIONS, VERDICTS
 
 VERDICT_ORDER = (
@@ -28,12 +28,12 @@ class Gradients(Measured):
     combinations = COMBINATIONS
 
     @cached_property
-    def verdicts(self) -> list[Row]:
+    def verdicts(self) -> Rows:
         """Verdicts, those of a kind together, and within a kind the worst first."""
         return sorted(self.rows(VERDICTS), key=_gravity)
 
     @cached_property
-    def right(self) -> list[Row]:
+    def right(self) -> Rows:
         """Verdicts on those whose mean is the gradient of KL(q‖p) on every pair, the least noisy
         in training first.
         """
@@ -41,12 +41,12 @@ class Gradients(Measured):
         return sorted(rows, key=lambda row: row["place"] if row["place"] >= 1 else len(rows) + 1)
 
     @cached_property
-    def typed(self) -> list[Row]:
+    def typed(self) -> Rows:
         """Verdicts on the combinations that the run was asked for by name."""
         return [row for row in self.verdicts if row["typed"]]
 
     @cached_property
-    def options(self) -> list[Row]:
+    def options(self) -> Rows:
         """The settings of trainers, and of papers, as their verdicts go."""
         return sorted(self.rows(OPTIONS), key=_gravity)
 
@@ -78,8 +78,8 @@ class Gradients(Measured):
         """
         exact_rows = [
             row
-            for row in self.measured
-            if row["combination"] == combination and row["method"] != "sampling"
+            for row in where(self.measured, combination=combination)
+            if row["method"] != "sampling"
         ]
         return list(
             dict.fromkeys(

@@ -12,11 +12,12 @@ from collections.abc import Iterable
 
 from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.combinations import MOST, joined, named, share
-from klbench.report.plots import Arrow, Axis, Bar, Mark, bars, down
-from klbench.report.plots import arrows as arrow_panel
+from klbench.report.panels import Arrow, Bar, bars
+from klbench.report.panels import arrows as arrow_panel
+from klbench.report.plots import Axis, Mark, down
 from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.rows import distinct
+from klbench.rows import column_of, distinct, finite, where
 from klbench.studies.gradient.columns import ARROWS
 from klbench.studies.gradient.section_data import VERDICT_ORDER, Gradients
 
@@ -82,7 +83,7 @@ def _by_trainer(rows: Iterable[Row]) -> list[tuple[str, list[Bar]]]:
 def settings(run: Gradients) -> Figure | None:
     """Return how far off each trainer's setting is, or each combination that was asked for."""
     axis = Axis("off by, % of the exact gradient")
-    rows = run.typed or ([] if any(row["trainer"] for row in run.options) else run.verdicts)
+    rows = run.typed or ([] if any(column_of(run.options, "trainer")) else run.verdicts)
     columns: list[list[Bar]] = (
         [[_bar(row, named(row)) for row in rows[:MOST_BARS]]] if rows else [[], []]
     )
@@ -107,9 +108,7 @@ def settings(run: Gradients) -> Figure | None:
     shown = {row["verdict"] for row in rows[:MOST_BARS] or run.options}
     caption = SAY.settings_caption(*run.named_ends, len(rows[MOST_BARS:]))
     legend = [entry for word, entry in VERDICTS.items() if word in shown]
-    return Figure(
-        f"gradient-settings{run.stem}", str(SAY.settings_title()), caption, panels, legend
-    )
+    return run.figure("gradient-settings", str(SAY.settings_title()), caption, panels, legend)
 
 
 def _tips(run: Gradients, pair: str) -> dict[Tip, list[str]]:
@@ -119,8 +118,7 @@ def _tips(run: Gradients, pair: str) -> dict[Tip, list[str]]:
     """
     ends = {
         row["combination"]: (row["first"], row["second"])
-        for row in run.rows(ARROWS)
-        if row["pair"] == pair and math.isfinite(row["first"]) and math.isfinite(row["second"])
+        for row in finite(where(run.rows(ARROWS), pair=pair), "first", "second")
     }
     several = [name for name in arrows_drawn(run) if name in ends]
     near = 0.02 * max(
@@ -138,11 +136,9 @@ def arrows_drawn(run: Gradients) -> list[str]:
 
     Those that were asked for by name, or well-known ones.
     """
-    known = [row["combination"] for row in run.verdicts]
+    known = column_of(run.verdicts, "combination")
     return (
-        [row["combination"] for row in run.typed]
-        or [name for name in DRAWN if name in known]
-        or known
+        column_of(run.typed, "combination") or [name for name in DRAWN if name in known] or known
     )[:MOST]
 
 
@@ -172,9 +168,7 @@ def arrows(run: Gradients) -> Figure | None:
         arrows_drawn(run)
     )
     caption = SAY.arrows_caption(len(pairs), len(panels), max(0, left_out))
-    return Figure(
-        f"gradient-arrows{run.stem}", SAY.arrows_title(), caption, panels, [*EXACT.values()]
-    )
+    return run.figure("gradient-arrows", SAY.arrows_title(), caption, panels, EXACT)
 
 
 ALONE, TOGETHER = (
@@ -198,10 +192,7 @@ def whole_objective(run: Gradients) -> Figure | None:
         panels.append(
             down(run.pair_label(pair), marks, Axis(str(SAY.noise_axis()), levels=(0.0,)), left=0.52)
         )
-    return Figure(
-        f"gradient-objective{run.stem}",
-        str(SAY.noise_title()),
-        SAY.noise_caption(len(groups[MOST + 4 :])),
-        panels,
-        [ALONE, TOGETHER],
+    caption = SAY.noise_caption(len(groups[MOST + 4 :]))
+    return run.figure(
+        "gradient-objective", str(SAY.noise_title()), caption, panels, [ALONE, TOGETHER]
     )

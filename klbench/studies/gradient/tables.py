@@ -13,7 +13,8 @@ import pandas as pd
 
 from klbench import trainers
 from klbench.columns import COMBINATIONS
-from klbench.rows import grouped, keyed
+from klbench.rows import finite, grouped, keyed, rising, where
+from klbench.schema import Tables
 from klbench.studies.gradient.columns import GRADIENTS, OPTIONS, VERDICT, VERDICTS
 
 Row = Mapping[str, Any]
@@ -135,7 +136,7 @@ def verdicts(gradients: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
             }
         )
     for name, place in _places(result).items():
-        next(row for row in result if row["combination"] == name)["place"] = place
+        next(iter(where(result, combination=name)))["place"] = place
     return VERDICTS.frame(result)
 
 
@@ -144,13 +145,7 @@ def _places(rows: Sequence[Row]) -> dict[str, float]:
 
     Those with equal numbers share one.
     """
-    known = [
-        row
-        for row in rows
-        if row["verdict"] == "right"
-        and math.isfinite(row["rel_std_far"])
-        and math.isfinite(row["total_rel_std_far"])
-    ]
+    known = finite(where(rows, verdict="right"), "rel_std_far", "total_rel_std_far")
     leaders = [row for row in known if row["same_as"] == row["combination"]]
     leaders.sort(
         key=lambda row: (
@@ -180,9 +175,7 @@ def options(combinations: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
             rows.append(
                 {"option": option, "trainer": trainer} | {name: verdict[name] for name in VERDICT}
             )
-    right = sorted(
-        (row for row in verdict_of.values() if row["place"] >= 1), key=lambda row: row["place"]
-    )
+    right = rising((row for row in verdict_of.values() if row["place"] >= 1), "place")
     place = {row["combination"]: row["place"] for row in right}
     for row in rows:
         own = [
@@ -197,12 +190,12 @@ def options(combinations: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     return OPTIONS.frame(rows)
 
 
-def complete(tables: Mapping[str, pd.DataFrame]) -> Mapping[str, pd.DataFrame]:
+def complete(tables: Tables) -> Tables:
     """Return the tables of a run of an earlier version with the verdicts."""
     return {**tables, **judged(tables, {})} if GRADIENTS.table in tables else tables
 
 
-def judged(tables: Mapping[str, pd.DataFrame], typed: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+def judged(tables: Tables, typed: Mapping[str, str]) -> Tables:
     """Return the tables of verdicts that follow from the others."""
     found = verdicts(tables["gradients"], typed)
     named = options(tables["combinations"], found) if "combinations" in tables else None

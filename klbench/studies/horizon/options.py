@@ -14,6 +14,18 @@ Series = Literal["lognormal", "gru", "mixing", "absorbing", "mode", "lm"]
 SAMPLED = 128
 """Sequences of language models come in 16 batches of a group of 8."""
 
+DEFAULT = (
+    "k1_reward k1_reward_leave_one_out k1_reward_to_go k2_loss k3_loss k3_verl_loss "
+    "k3_ratio_loss openrlhf_unbiased_gradient "
+    "k3/loss/token/geometric_ratio:differentiated k1_reward_token_ratio "
+    "k1_reward_truncated_ratio k1/reward_to_go/token/masked_ratio:0.5-5 "
+    "k1/reward/token/sequence_mask:3 k1/reward_to_go/token/sequence_ratio "
+    "k1/reward_to_go/token/decision_ratio k1_prefix_ratio_loss k3_sequence_loss "
+    "k3_sequence_ratio_loss full_loss full_with_score "
+    "full_kl/full_with_score/token/decision_ratio full_with_score_sequence_ratio"
+)
+"""The combinations that are measured by default."""
+
 
 class HorizonOptions(Options):
     """Settings of the study over length.
@@ -51,30 +63,7 @@ class HorizonOptions(Options):
     kl_tokens: Listed[Annotated[PositiveFloat, Field(ge=1e-6, le=1.0)]] = (0.001, 0.01, 0.1)
     lag_tokens: Listed[Annotated[float, Field(ge=0.0, le=1.0)]] = (0.0, 0.0005, 0.005)
     longest: int = Field(default=4096, ge=8, le=2**20)
-    combinations: Combinations = (
-        "k1_reward",
-        "k1_reward_leave_one_out",
-        "k1_reward_to_go",
-        "k2_loss",
-        "k3_loss",
-        "k3_verl_loss",
-        "k3_ratio_loss",
-        "openrlhf_unbiased_gradient",
-        "k3/loss/token/geometric_ratio:differentiated",
-        "k1_reward_token_ratio",
-        "k1_reward_truncated_ratio",
-        "k1/reward_to_go/token/masked_ratio:0.5-5",
-        "k1/reward/token/sequence_mask:3",
-        "k1/reward_to_go/token/sequence_ratio",
-        "k1/reward_to_go/token/decision_ratio",
-        "k1_prefix_ratio_loss",
-        "k3_sequence_loss",
-        "k3_sequence_ratio_loss",
-        "full_loss",
-        "full_with_score",
-        "full_kl/full_with_score/token/decision_ratio",
-        "full_with_score_sequence_ratio",
-    )
+    combinations: Combinations = tuple(DEFAULT.split())
     chains: int = Field(default=48, ge=8, le=1024)
     batch: int = Field(default=256, ge=1, le=10**9)
     samples: int = Field(default=256, ge=SAMPLED, le=10**6)

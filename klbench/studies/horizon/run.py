@@ -68,7 +68,7 @@ def exact_series(
     return found
 
 
-def run(options: HorizonOptions, context: Context) -> dict[str, pd.DataFrame]:
+def run(options: HorizonOptions, context: Context) -> Tables:
     """Return table ``horizon`` and those that follow.
 
     Where it levels off, where weights cross, bounds, and known marks.

@@ -12,7 +12,7 @@ from klbench.report.combinations import amount, share
 from klbench.report.prose import prose
 from klbench.report.runs import by_run
 from klbench.report.tables import Row, select, table
-from klbench.rows import where
+from klbench.rows import column_of, distinct, where
 from klbench.studies.horizon import columns, section_figures
 from klbench.studies.horizon.section_data import Horizon, biased
 
@@ -34,7 +34,7 @@ def lead(tables: blocks.Tables) -> blocks.Lead:
     run = runs[0]
     series, kl, lag = run.leading
     ends = [{"label": label, **rows[-1]} for label, rows in list(run.drawn.items())]
-    said = where(ends, tokens=max(each["tokens"] for each in ends))
+    said = where(ends, tokens=max(column_of(ends, "tokens")))
     verdict = SAY.verdict(series, kl, lag, said[0]["tokens"], said[:SAID])
     return blocks.Lead(
         str(SAY.question()), verdict, section_figures.against_length(run), _more(run)
@@ -58,7 +58,7 @@ def _more(run: Horizon) -> list[Markup]:
     elif growing is not None:
         said.append(SAY.grows(growing))
     if run.crossings:
-        kls = sorted({row["kl_token"] for row in run.crossings})
+        kls = sorted(distinct(run.crossings, "kl_token"))
         rows = where(run.crossings, kl_token=kls[len(kls) // 2])
         said.append(SAY.cross(rows[0]))
     return said
@@ -97,7 +97,7 @@ def _by_length(run: Horizon, series: str, kl: float, lag: float) -> blocks.Table
         if (row["series"], row["lag_token"]) == (series, lag)
         and (series == "lm" or row["kl_token"] == kl)
     ]
-    lengths = sorted({row["tokens"] for row in rows})
+    lengths = sorted(distinct(rows, "tokens"))
     kept = lengths[:: max(1, (len(lengths) + 5) // 6)]
     heads = [
         blocks.Column("Combination", columns.HORIZON["combination"].meaning),

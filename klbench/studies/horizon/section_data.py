@@ -8,7 +8,7 @@ from functools import cached_property
 
 from klbench.report.runs import RunTables, stored
 from klbench.report.tables import Row
-from klbench.rows import distinct, where
+from klbench.rows import Rows, distinct, rising, where
 from klbench.studies.horizon.columns import (
     BOUNDS,
     CROSSINGS,
@@ -42,9 +42,9 @@ class Horizon(RunTables):
     main = HORIZON
 
     @cached_property
-    def measured(self) -> list[Row]:
+    def measured(self) -> Rows:
         """All rows by rising length."""
-        return sorted(self.rows(HORIZON), key=lambda row: float(row["tokens"]))
+        return rising(self.rows(HORIZON), "tokens")
 
     @cached_property
     def series(self) -> list[str]:
@@ -58,12 +58,12 @@ class Horizon(RunTables):
         if series == "lm":
             kl = rows[-1]["kl_token"]
         else:
-            kls = sorted({row["kl_token"] for row in rows})
+            kls = sorted(distinct(rows, "kl_token"))
             rows = where(rows, kl_token=kls[len(kls) // 2])
             kl = kls[len(kls) // 2]
-        return kl, sorted({row["lag_token"] for row in rows})
+        return kl, sorted(distinct(rows, "lag_token"))
 
-    def curve(self, series: str, combination: str, kl: float, lag: float) -> list[Row]:
+    def curve(self, series: str, combination: str, kl: float, lag: float) -> Rows:
         """Return the rows of one line; language models have the KL that they have."""
         return [
             row
@@ -80,7 +80,7 @@ class Horizon(RunTables):
         return series, kl, next((lag for lag in lags if lag > 0.0), 0.0)
 
     @cached_property
-    def drawn(self) -> dict[str, list[Row]]:
+    def drawn(self) -> dict[str, Rows]:
         """The lines of the first figure by what they are called."""
         series, kl, lag = self.leading
         found = {label: self.curve(series, name, kl, lag) for name, label in TRAINERS.items()}
@@ -106,12 +106,12 @@ class Horizon(RunTables):
 
     def growing(self) -> Row | None:
         """Return the family whose bias grows most, where one does."""
-        rows = [row for row in self.families if row["verdict"] == "grows" and row["series"] != "lm"]
+        rows = [row for row in where(self.families, verdict="grows") if row["series"] != "lm"]
         return max(rows, key=lambda row: float(row["last"] / row["first"]), default=None)
 
     def language(self) -> Row | None:
         """Return how the language models grow."""
-        return next((row for row in self.families if row["series"] == "lm"), None)
+        return next(iter(where(self.families, series="lm")), None)
 
 
 def biased(row: Row) -> bool:

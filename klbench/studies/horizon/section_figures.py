@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from klbench.report.blocks import Figure, LegendEntry
 from klbench.report.plots import Axis, Line, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.rows import distinct, where
+from klbench.rows import column_of, distinct, finite, where
 from klbench.studies.horizon.columns import Z95
 from klbench.studies.horizon.section_data import TOKEN_LOSS, Horizon, biased
 
@@ -18,37 +18,30 @@ SEQUENCE = "k1/reward_to_go/token/sequence_ratio"
 
 
 def _line(entry: LegendEntry, rows: Sequence[Row], x: str, y: str, scale: float = 1.0) -> Line:
-    kept = [row for row in rows if math.isfinite(row[y]) and row[y] > 0.0]
-    return Line(entry, [float(row[x]) for row in kept], [scale * row[y] for row in kept])
+    kept = [row for row in finite(rows, y) if row[y] > 0.0]
+    return Line(entry, column_of(kept, x), [scale * row[y] for row in kept])
 
 
 def against_length(run: Horizon) -> Figure:
     """Return bias and noise of what trainers do against length."""
     series, kl, lag = run.leading
     entries = legend(list(run.drawn))
-    x = Axis(SAY.tokens_axis(), "log")
     biases = [
         _line(entries[label], [row for row in rows if biased(row)], "tokens", "rel_bias", 100.0)
         for label, rows in run.drawn.items()
     ]
     noises = [_line(entries[label], rows, "tokens", "rel_std") for label, rows in run.drawn.items()]
-    room = [float(row["tokens"]) for rows in run.drawn.values() for row in rows]
+    room = [row["tokens"] for rows in run.drawn.values() for row in rows]
     x = Axis(SAY.tokens_axis(), "log", room=room)
     panels = [
-        lines(
-            SAY.bias(), [each for each in biases if len(each.x)], x, Axis(SAY.bias_axis(), "log")
-        ),
-        lines(
-            SAY.noise(), [each for each in noises if len(each.x)], x, Axis(SAY.noise_axis(), "log")
-        ),
+        lines(title, [each for each in drawn if len(each.x)], x, Axis(label, "log"))
+        for title, drawn, label in (
+            (SAY.bias(), biases, SAY.bias_axis()),
+            (SAY.noise(), noises, SAY.noise_axis()),
+        )
     ]
-    return Figure(
-        f"horizon{run.stem}",
-        SAY.lead_title(lag),
-        SAY.lead_caption(series, kl, lag, 256),
-        panels,
-        list(entries.values()),
-    )
+    caption = SAY.lead_caption(series, kl, lag, 256)
+    return run.figure("horizon", SAY.lead_title(lag), caption, panels, entries)
 
 
 def levelling(run: Horizon) -> Iterator[Figure]:
@@ -63,27 +56,19 @@ def levelling(run: Horizon) -> Iterator[Figure]:
         return
     entries = legend(list(found))
     drawn = []
-    errors = {
-        row["tokens"]: row["rel_bias_se"]
-        for row in run.sampled
-        if row["combination"] == TOKEN_LOSS and row["lag_token"] == 0.0
-    }
+    sampled = where(run.sampled, combination=TOKEN_LOSS, lag_token=0.0)
+    errors = {row["tokens"]: row["rel_bias_se"] for row in sampled}
     for series, rows in found.items():
         line = _line(entries[series], rows, "tokens", "rel_bias", 100.0)
         if series == "lm":
             half = [100.0 * Z95 * errors.get(row["tokens"], 0.0) for row in rows]
             low = [max(y - each, 0.1) for y, each in zip(line.y, half, strict=True)]
             high = [y + each for y, each in zip(line.y, half, strict=True)]
-            line = Line(entries[series], line.x, line.y, low, high, bars=True)
+            line = replace(line, low=low, high=high, bars=True)
         drawn.append(line)
     panel = lines(SAY.bias(), drawn, Axis(SAY.tokens_axis(), "log"), Axis(SAY.bias_axis(), "log"))
-    yield Figure(
-        f"horizon-levels{run.stem}",
-        SAY.families_title(),
-        SAY.families_caption(TOKEN_LOSS),
-        [panel],
-        list(entries.values()),
-    )
+    caption = SAY.families_caption(TOKEN_LOSS)
+    yield run.figure("horizon-levels", SAY.families_title(), caption, [panel], entries)
 
 
 def within(run: Horizon) -> Iterator[Figure]:
@@ -101,16 +86,11 @@ def within(run: Horizon) -> Iterator[Figure]:
                 [100.0 * row[f"left_out_{end}"] for row in rows if row["left_out"] > 0.0]
                 for end in ("low", "high")
             )
-            line = Line(entries[name], line.x, line.y, low, high, bars=True)
+            line = replace(line, low=low, high=high, bars=True)
         drawn.append(line)
     panel = lines(SAY.gaps_title(), drawn, Axis(SAY.gap_axis(), "log"), Axis(SAY.left_out_axis()))
-    yield Figure(
-        f"horizon-gaps{run.stem}",
-        SAY.gaps_title(),
-        SAY.gaps_caption(TOKEN_LOSS, run.gaps[0]["tokens"]),
-        [panel],
-        list(entries.values()),
-    )
+    caption = SAY.gaps_caption(TOKEN_LOSS, run.gaps[0]["tokens"])
+    yield run.figure("horizon-gaps", SAY.gaps_title(), caption, [panel], entries)
 
 
 def worth(run: Horizon) -> Iterator[Figure]:
@@ -135,13 +115,8 @@ def worth(run: Horizon) -> Iterator[Figure]:
         rows = [row for row in run.marks if row["kept"] > 1e-4]
         drawn.append(_line(entries[str(SAY.kept())], rows, "nats", "kept"))
     panel = lines(SAY.weights_title(), drawn, Axis(SAY.nats_axis(), "log"), Axis(SAY.share_axis()))
-    yield Figure(
-        f"horizon-weights{run.stem}",
-        SAY.weights_title(),
-        SAY.weights_caption(),
-        [panel],
-        list(entries.values()),
-    )
+    title, caption = SAY.weights_title(), SAY.weights_caption()
+    yield run.figure("horizon-weights", title, caption, [panel], entries)
 
 
 def bounds(run: Horizon) -> Iterator[Figure]:
@@ -149,16 +124,10 @@ def bounds(run: Horizon) -> Iterator[Figure]:
     if not run.bounds:
         return
     first = run.bounds[len(run.bounds) // 3]
-    series = next(
-        (row["series"] for row in run.bounds if row["series"] == run.series[0]), first["series"]
-    )
-    kls = sorted({row["kl_token"] for row in run.bounds if row["series"] == series})
-    kl, lag = kls[len(kls) // 2], max(row["lag_token"] for row in run.bounds)
-    rows = [
-        row
-        for row in run.bounds
-        if (row["series"], row["kl_token"], row["lag_token"]) == (series, kl, lag)
-    ]
+    series = run.series[0] if where(run.bounds, series=run.series[0]) else first["series"]
+    kls = sorted(distinct(where(run.bounds, series=series), "kl_token"))
+    kl, lag = kls[len(kls) // 2], max(column_of(run.bounds, "lag_token"))
+    rows = where(run.bounds, series=series, kl_token=kl, lag_token=lag)
     columns = {"error": str(SAY.error()), "bound_2": "T²", "bound_15": "T^1.5", "bound_1": "T"}
     entries = legend(list(columns), labels=list(columns.values()))
     drawn = [_line(entries[column], rows, "tokens", column) for column in columns]
@@ -169,10 +138,5 @@ def bounds(run: Horizon) -> Iterator[Figure]:
         Axis(SAY.error_axis(), "log", levels=(1.0,)),
         left=0.21,
     )
-    yield Figure(
-        f"horizon-bounds{run.stem}",
-        SAY.bounds_title(),
-        SAY.bounds_caption(series, lag),
-        [panel],
-        list(entries.values()),
-    )
+    title, caption = SAY.bounds_title(), SAY.bounds_caption(series, lag)
+    yield run.figure("horizon-bounds", title, caption, [panel], entries)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pandas as pd
 
 from klbench import estimators
 from klbench.context import Context
 from klbench.pairs import Pair
+from klbench.rows import Row
 from klbench.schema import Tables
 from klbench.studies.gradient.rows import exactly, length, over
 from klbench.studies.lambda_.columns import compared
@@ -18,7 +18,7 @@ from klbench.study import Summary
 from klbench.types import Skip
 
 
-def measure(pair: Pair) -> dict[str, Any]:
+def measure(pair: Pair) -> Row:
     """One task: both best lambdas of one pair, and what is lost at others.
 
     For the value, the variance of k1 + lambda (r - 1) is least at ``J / X``. For the gradient the
@@ -73,7 +73,7 @@ def measure(pair: Pair) -> dict[str, Any]:
     }
 
 
-def run(options: LambdaOptions, context: Context) -> dict[str, pd.DataFrame]:
+def run(options: LambdaOptions, context: Context) -> Tables:
     """Table ``lambda``: one row a pair."""
     rows = context.collect(measure, [(pair.title, (pair,)) for pair in options.pairs], short=True)
     return {"lambda": compared(pd.DataFrame(rows))} if rows else {}
@@ -81,19 +81,11 @@ def run(options: LambdaOptions, context: Context) -> dict[str, pd.DataFrame]:
 
 def summarize(results: Tables) -> list[Summary]:
     """Return both lambdas of each pair."""
-    rows = results["lambda"].to_dict("records")
     return [
-        Summary(
+        Summary.of(
             "the lambda with the least noise",
             ("pair", ">KL(q‖p)", ">for the value", ">for the gradient"),
-            [
-                (
-                    row["pair"],
-                    f"{row['kl_qp']:.3g}",
-                    f"{row['lambda_value']:.3f}",
-                    f"{row['lambda_gradient']:.3f}",
-                )
-                for row in rows
-            ],
+            ("{pair}", "{kl_qp:.3g}", "{lambda_value:.3f}", "{lambda_gradient:.3f}"),
+            results["lambda"],
         )
     ]

@@ -14,7 +14,7 @@ from klbench.report.numbers import MISSING, number, percent, short
 from klbench.report.plots import Axis, Line, Mark, down, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row, Shown, select, table
-from klbench.rows import grouped
+from klbench.rows import Rows, finite, grouped, rising
 from klbench.studies.lambda_.columns import LAMBDA
 
 SAY = prose(__package__)
@@ -36,11 +36,11 @@ GRADIENT = {
 MAX_SERIES = 4
 
 
-def _series(tables: Tables) -> dict[str, list[Row]]:
+def _series(tables: Tables) -> dict[str, Rows]:
     """Return rows by series, each by rising KL; without KL there is no place for a row."""
-    rows = [row for row in LAMBDA.rows(tables[LAMBDA.table]) if math.isfinite(row["kl_qp"])]
+    rows = finite(LAMBDA.rows(tables[LAMBDA.table]), "kl_qp")
     return {
-        name or SAY.all_pairs(): sorted(found, key=lambda row: float(row["kl_qp"]))
+        name or SAY.all_pairs(): rising(found, "kl_qp")
         for name, found in grouped(rows, "series").items()
     }
 
@@ -69,7 +69,7 @@ def lead(tables: Tables) -> Lead:
     verdict = SAY.verdict(row["one_lambda"], name, short(row["kl_qp"], 2), *both)
     more = []
     for series, rows in list(found.items())[: MAX_SERIES - 1]:
-        known = [row for row in rows if math.isfinite(row["noise_lost"])]
+        known = finite(rows, "noise_lost")
         if known:
             worst = max(known, key=lambda row: float(row["noise_lost"]))
             noises = [

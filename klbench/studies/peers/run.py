@@ -17,7 +17,7 @@ import torch
 from klbench import estimators
 from klbench.context import Context
 from klbench.machine import __version__
-from klbench.rows import Rows
+from klbench.rows import Row, Rows
 from klbench.schema import Tables
 from klbench.studies.peers.cases import REGIMES, SUBJECTS, Peer, Subject, Two, inputs
 from klbench.studies.peers.columns import HERE
@@ -71,7 +71,7 @@ def _relative(
     return np.where(np.isfinite(got), error, np.inf)[fits]
 
 
-def _accuracy(subject: Subject, function: Two, policy: Any, reference: Any) -> dict[str, Any]:
+def _accuracy(subject: Subject, function: Two, policy: Any, reference: Any) -> Row:
     """Errors of value and gradient on one pair of inputs, against float64 on these very inputs."""
     value, gradient = _both(function, policy, reference)
     exact, slope = _both(subject.exact, policy.double(), reference.double())
@@ -196,7 +196,7 @@ def _available(subject: Subject) -> tuple[dict[Peer, Two], dict[Peer, str]]:
     return functions, reasons
 
 
-def run(options: PeersOptions, context: Context) -> dict[str, pd.DataFrame]:
+def run(options: PeersOptions, context: Context) -> Tables:
     """Tables ``peers``, a row a subject, library, dtype and regime, and ``peers_speed``, of
     timings.
     """
@@ -235,7 +235,7 @@ def run(options: PeersOptions, context: Context) -> dict[str, pd.DataFrame]:
     }
 
 
-def _key(subject: Subject, peer: Peer) -> dict[str, Any]:
+def _key(subject: Subject, peer: Peer) -> Row:
     return {
         "subject": subject.name,
         "library": peer.library,
@@ -244,7 +244,7 @@ def _key(subject: Subject, peer: Peer) -> dict[str, Any]:
     }
 
 
-def _measured(subject: Subject, function: Two, policy: Any, reference: Any) -> dict[str, Any]:
+def _measured(subject: Subject, function: Two, policy: Any, reference: Any) -> Row:
     try:
         return _accuracy(subject, function, policy, reference) | {"status": "ok"}
     except (RuntimeError, RunError) as error:  # a dtype that the library does not take, say

@@ -28,8 +28,8 @@ from klbench.report.blocks import (
 from klbench.report.numbers import MISSING, number, percent
 from klbench.report.prose import prose
 from klbench.report.runs import RunTables
-from klbench.report.tables import Row
-from klbench.rows import distinct, where
+from klbench.report.tables import Row, head
+from klbench.rows import Rows, column_of, distinct, where
 from klbench.studies.peers.columns import HERE, LOST, PEERS, SPEED, VERDICTS
 
 SAY = prose(__package__)
@@ -38,7 +38,7 @@ FLOOR = 1e-9
 """Errors below this, 0 among them, are drawn there."""
 
 
-def _measured(tables: Tables) -> list[Row]:
+def _measured(tables: Tables) -> Rows:
     return where(RunTables("", tables).rows(PEERS), status="ok")
 
 
@@ -52,19 +52,17 @@ def lead(tables: Tables) -> Lead:
     dtype = rows[0]["dtype"]
     rows = where(rows, dtype=dtype)
     judged = where(RunTables("", tables).rows(VERDICTS), dtype=dtype)
-    first = next((row for row in judged if row["place"] == 1), None)
+    first = next(iter(where(judged, place=1)), None)
     if first and first["lost"]:
         verdict = SAY.verdict(first, first["lost_by"].split(", "))
     else:
-        verdict = SAY.all_right(
-            dtype, max((row["worst_error"] for row in judged), default=math.nan)
-        )
+        verdict = SAY.all_right(dtype, max(column_of(judged, "worst_error"), default=math.nan))
     return Lead(SAY.question(), verdict, _figure(rows, dtype), list(_more(rows)))
 
 
 def _more(rows: Sequence[Row]) -> Iterator[Text]:
     for regime in ("extreme", "masked"):
-        found = [row for row in rows if row["regime"] == regime and row["library"] != HERE]
+        found = [row for row in where(rows, regime=regime) if row["library"] != HERE]
         for column, what in (("frac_wrong", SAY.wrong()), ("n_nan_gradient", SAY.lost())):
             hit = [row for row in found if row[column] > 0]
             if hit:
@@ -88,7 +86,7 @@ def _figure(rows: Sequence[Row], dtype: str) -> Figure | None:
     if not drawn:
         return None
     legend = plots.legend(distinct(drawn, "library"))
-    top = max(10.0, 3.0 * max(row["median_rel_error"] for row in drawn))
+    top = max(10.0, 3.0 * max(column_of(drawn, "median_rel_error")))
 
     def error_axis(axes: Axes) -> None:
         axes.set_yscale("log")
@@ -151,7 +149,7 @@ def _table(subject: str, rows: Sequence[Row], speed: Sequence[Row]) -> Table:
     last = regimes[-1]
     columns = [
         Column("Whose", "library and function"),
-        Column(PEERS["dtype"].heading, PEERS["dtype"].meaning),
+        head(PEERS, "dtype"),
     ]
     columns += [
         Column(f"Value, {each}", f"worst relative error of the value; {SAY.regime(each)}", True)

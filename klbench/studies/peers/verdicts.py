@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from klbench.rows import Rows, distinct, grouped
+from klbench.rows import Rows, column_of, distinct, grouped
 from klbench.schema import Tables
 from klbench.studies.peers.columns import HERE, LOST, PEERS, VERDICTS
 
@@ -23,9 +23,9 @@ def _verdict(subject: str, dtype: str, near: Rows) -> dict[str, Any]:
         "functions": len(others),
         "lost": len(wrong),
         "lost_by": ", ".join(distinct(wrong, "library")),
-        "least_lost": min((row["median_rel_error"] for row in wrong), default=math.nan),
+        "least_lost": min(column_of(wrong, "median_rel_error"), default=math.nan),
         "own_error": next(own, math.nan),
-        "worst_error": max(row["max_rel_error"] for row in near),
+        "worst_error": max(column_of(near, "max_rel_error")),
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ from klbench.metrics.seeds import SeedFrame, mean, share, summary
 from klbench.rlhf.rows import described
 from klbench.rlhf.testbed import Testbed, fixed_points
 from klbench.rlhf.testbed.expected import REST
+from klbench.rows import Row
 from klbench.studies.ppo.options import TrainingOptions
 from klbench.studies.ppo.verdicts import judged_points
 
@@ -53,7 +53,7 @@ def fixed_points_table(
     }
     rows = []
     for name, (point, residual) in points.items():
-        row: dict[str, Any] = {
+        row: Row = {
             **described(name),
             "fixed_point": point,
             "formula": fixed_points.FORMULAS.get(point, ""),

@@ -25,7 +25,7 @@ from klbench.rlhf.ppo import PpoBatch, Recipe
 from klbench.rlhf.rows import by_replica, described
 from klbench.rlhf.testbed import Testbed, expected
 from klbench.rlhf.testbed.ppo_world import Replicas
-from klbench.rows import Rows
+from klbench.rows import Row, Rows
 from klbench.studies.ppo.options import TrainingOptions
 
 
@@ -213,7 +213,7 @@ def recovery_tables(rows: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, pd
         names = (str(name), str(lost))
         end = group.where(step=step)
         every, last = end.every, end.kept.sort_values("seed")
-        row: dict[str, Any] = {
+        row: Row = {
             **described(str(name)),
             "lost": lost,
             "seeds": len(last),

@@ -28,7 +28,7 @@ from klbench.study import Summary
 from klbench.threads import one_thread
 
 
-def run(options: TrainingOptions, context: Context) -> dict[str, pd.DataFrame]:
+def run(options: TrainingOptions, context: Context) -> Tables:
     """Return tables ``training``, ``final``, ``curves``, ``frontier``, ``matched``,
     ``noise_free``, ``fixed_points`` ...
     """
@@ -73,7 +73,7 @@ def _tables(
     found: Mapping[str, Sequence[Mapping[str, Any]]],
     alike: Mapping[str, str],
     points: Mapping[str, tuple[str, float]],
-) -> dict[str, pd.DataFrame]:
+) -> Tables:
     sampled, others = (pd.DataFrame(found[kind]) for kind in ("sampled", "frontier"))
     rows = (
         {"algorithm": options.algorithm, **described(row["combination"]), **row}
@@ -113,7 +113,7 @@ def summarize(results: Tables) -> list[Summary]:
     reference = compared_with(table["combination"].tolist())
     first = table.iloc[0]
     return [
-        Summary(
+        Summary.of(
             f"Regret J* - J after training, mean of {first['seeds']} seeds (untrained:"
             f" {first['start_regret']:.3f})",
             (
@@ -125,17 +125,15 @@ def summarize(results: Tables) -> list[Summary]:
                 "fixed point",
                 "outcome",
             ),
-            [
-                (
-                    row["combination"],
-                    f"{row['regret']:.4f}",
-                    f"{row['difference']:+.4f}",
-                    f"{row['difference_low']:+.4f} to {row['difference_high']:+.4f}",
-                    f"{row['kl']:.2f}",
-                    row["fixed_point"] or "none predicted",
-                    row["outcome"],
-                )
-                for row in table.sort_values("regret").to_dict("records")
-            ],
+            (
+                "{combination}",
+                "{regret:.4f}",
+                "{difference:+.4f}",
+                "{difference_low:+.4f} to {difference_high:+.4f}",
+                "{kl:.2f}",
+                "{fixed_point}",
+                "{outcome}",
+            ),
+            table.sort_values("regret").replace({"fixed_point": {"": "none predicted"}}),
         )
     ]

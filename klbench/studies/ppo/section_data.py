@@ -8,7 +8,7 @@ from functools import cached_property
 from klbench.report.blocks import Tables
 from klbench.report.plots import MOST_ENTRIES
 from klbench.report.runs import TrainingRun, by_run
-from klbench.report.tables import Row
+from klbench.rows import Rows, column_of
 from klbench.studies.ppo.columns import FINAL, FIXED_POINTS, TRAINING, compared_with
 
 
@@ -18,17 +18,17 @@ class Trained(TrainingRun):
     training_schema = TRAINING
 
     @cached_property
-    def final(self) -> list[Row]:
+    def final(self) -> Rows:
         """The rows of all combinations, the least regret first."""
         return sorted(self.rows(FINAL), key=lambda row: (math.isnan(row["regret"]), row["regret"]))
 
     @cached_property
     def reference(self) -> str:
         """The combination that the others are compared with."""
-        return compared_with([row["combination"] for row in self.rows(FINAL)])
+        return compared_with(column_of(self.rows(FINAL), "combination"))
 
     @cached_property
-    def points(self) -> list[Row]:
+    def points(self) -> Rows:
         """The combinations with a fixed point, the least predicted regret first."""
         rows = [row for row in self.rows(FIXED_POINTS) if row["fixed_point"]]
         return sorted(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from klbench.report.axes import kl_axis
@@ -15,7 +16,7 @@ from klbench.report.numbers import short
 from klbench.report.plots import Axis, Line, Mark, down, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.rows import grouped, where
+from klbench.rows import Rows, column_of, distinct, finite, grouped, rising, where
 from klbench.studies.ppo.columns import (
     CURVES,
     FLOORS,
@@ -74,16 +75,9 @@ def opening(runs: Sequence[Trained]) -> Figure:
 
 
 def _regret(trained: Trained) -> Panel:
-    rows = [row for row in trained.final if math.isfinite(row["regret"])]
     marks = [
-        Mark(
-            row["combination"],
-            row["regret"],
-            PLACES[row["fixed_point"]],
-            max(0.0, row["regret_low"]),
-            row["regret_high"],
-        )
-        for row in rows
+        replace(mark, low=max(0.0, mark.low))
+        for mark in _marks(finite(trained.final, "regret"), "regret")
     ]
     return down(
         trained.label or "Regret",
@@ -92,19 +86,14 @@ def _regret(trained: Trained) -> Panel:
     )
 
 
+def _marks(rows: Rows, column: str) -> list[Mark]:
+    """Return a mark for each combination, in the colour of its fixed point."""
+    return [Mark.of(row["combination"], row, column, PLACES[row["fixed_point"]]) for row in rows]
+
+
 def _difference(trained: Trained) -> list[Panel]:
     """Return paired differences of regret from k1 in the reward."""
-    marks = [
-        Mark(
-            row["combination"],
-            row["difference"],
-            PLACES[row["fixed_point"]],
-            row["difference_low"],
-            row["difference_high"],
-        )
-        for row in trained.final
-        if math.isfinite(row["difference"])
-    ]
+    marks = _marks(finite(trained.final, "difference"), "difference")
     axis = Axis(f"regret − that of {trained.reference}", "symlog", levels=[0.0])
     return [down(f"Against {trained.reference}", marks, axis)] if len(marks) > 1 else []
 
@@ -116,20 +105,16 @@ def _curve(
     for name, entry in entries.items():
         rows = [
             row
-            for row in trained.rows(CURVES)
-            if row["combination"] == name and (column == "regret" or row["step"] > 0)
+            for row in where(trained.rows(CURVES), combination=name)
+            if (column == "regret" or row["step"] > 0)
         ]
-        x, y, low, high = (
-            [row[key] for row in rows]
-            for key in ("step", column, f"{column}_low", f"{column}_high")
-        )
-        drawn.append(Line(entry, x, y, low, high))
+        drawn.append(Line.of(entry, rows, "step", column, ends=True))
     return lines(title, drawn, Axis("update"), Axis(label, "log"))
 
 
 def curves(trained: Trained) -> list[Figure]:
     """Return learning curves, and those of all that head for the optimum."""
-    named = [row["combination"] for row in trained.rows(CURVES)]
+    named = column_of(trained.rows(CURVES), "combination")
     if not named:
         return []
     names, rest = trained.drawn(*named)
@@ -138,31 +123,15 @@ def curves(trained: Trained) -> list[Figure]:
         _curve(trained, entries, "regret", REGRET, "Regret"),
         _curve(trained, entries, "kl", KL, "KL"),
     ]
-    found = [
-        Figure(
-            f"training-curves{trained.stem}",
-            "While training",
-            SAY.curves(rest),
-            panels,
-            list(entries.values()),
-        )
-    ]
+    found = [trained.figure("training-curves", "While training", SAY.curves(rest), panels, entries)]
     names, rest = trained.drawn(
-        *(row["combination"] for row in trained.final if row["fixed_point"] == OPTIMUM)
+        *column_of(where(trained.final, fixed_point=OPTIMUM), "combination")
     )
     if len(names) > 1:
         entries = legend(names)
         panel = _curve(trained, entries, "regret", REGRET, "Regret")
         title = "Those that lead to the optimum"
-        found.append(
-            Figure(
-                f"training-optimum{trained.stem}",
-                title,
-                SAY.ideal(rest),
-                [panel],
-                list(entries.values()),
-            )
-        )
+        found.append(trained.figure("training-optimum", title, SAY.ideal(rest), [panel], entries))
     return found
 
 
@@ -192,31 +161,20 @@ def predicted(trained: Trained) -> list[Figure]:
         trained.beta, int(rows[0]["seeds"]), trained.seeds, *verdicts, unsettled
     )
     title = "Where it was predicted to end, and where it ended"
-    return [
-        Figure(
-            f"training-fixed-points{trained.stem}", title, caption, [panel], list(KINDS.values())
-        )
-    ]
+    return [trained.figure("training-fixed-points", title, caption, [panel], KINDS)]
 
 
 def frontier(trained: Trained) -> list[Figure]:
     """Return reward over KL, a point for each beta, and the best there is."""
-    known = (each for each in trained.rows(FRONTIER) if math.isfinite(each["kl"]))
+    known = finite(trained.rows(FRONTIER), "kl")
     found = grouped(known, "combination")
     if not found:
         return []
     names, rest = trained.drawn(*found)
     entries = legend(names)
     best = LegendEntry("the best policy of that KL", 5, "_", dashed=True)
-    every = sorted((row for name in names for row in found[name]), key=lambda row: float(row["kl"]))
-    drawn = [
-        Line(
-            best,
-            [row["kl"] for row in every],
-            [row["frontier_reward"] for row in every],
-            marked=False,
-        )
-    ]
+    every = rising((row for name in names for row in found[name]), "kl")
+    drawn = [Line.of(best, every, "kl", "frontier_reward", marked=False)]
     drawn += [_over_kl(entry, found[name], "reward") for name, entry in entries.items()]
     panels = [lines("Reward over KL", drawn, _kl_axis(every), Axis("expected reward"))]
     matched = [row for row in trained.rows(MATCHED) if row["combination"] in entries]
@@ -229,27 +187,16 @@ def frontier(trained: Trained) -> list[Figure]:
         y = Axis(f"reward − {trained.reference}'s", levels=[0.0])
         panels.append(lines(f"Against {trained.reference}", drawn, _kl_axis(matched), y, left=0.19))
     caption = SAY.frontier(trained.reference, bool(matched), rest)
-    return [
-        Figure(
-            f"training-frontier{trained.stem}",
-            "Reward at equal KL",
-            caption,
-            panels,
-            [*entries.values(), best],
-        )
-    ]
+    drawn_with = [*entries.values(), best]
+    return [trained.figure("training-frontier", "Reward at equal KL", caption, panels, drawn_with)]
 
 
 def _kl_axis(rows: Sequence[Row]) -> Axis:
-    return Axis(KL, place=partial(kl_axis, kls=[row["kl"] for row in rows]))
+    return Axis(KL, place=partial(kl_axis, kls=column_of(rows, "kl")))
 
 
 def _over_kl(entry: LegendEntry, rows: Sequence[Row], column: str, apart: float = 1.0) -> Line:
-    rows = sorted(rows, key=lambda row: float(row["kl"]))
-    kl, y, low, high = (
-        [row[key] for row in rows] for key in ("kl", column, f"{column}_low", f"{column}_high")
-    )
-    return Line(entry, [each * apart for each in kl], y, low, high, bars=True)
+    return Line.of(entry, rising(rows, "kl"), "kl", column, ends=True, scale=apart, bars=True)
 
 
 def lost_token(trained: Trained) -> list[Figure]:
@@ -259,9 +206,9 @@ def lost_token(trained: Trained) -> list[Figure]:
     ends, meanwhile = trained.rows(RECOVERY), trained.rows(RECOVERY_CURVES)
     if not ends or not meanwhile:
         return []
-    names, rest = trained.drawn(*(row["combination"] for row in ends))
-    entries, depths = legend(names), sorted({row["lost"] for row in ends})
-    at = next(row for row in ends if row["lost"] == depths[len(depths) // 2])
+    names, rest = trained.drawn(*column_of(ends, "combination"))
+    entries, depths = legend(names), sorted(distinct(ends, "lost"))
+    at = next(iter(where(ends, lost=depths[len(depths) // 2])))
     then = where(meanwhile, lost=at["lost"])
     over = Axis("nats that its logit was pushed down")
     drawn = _of(then, entries, "step", "probability") + _of(
@@ -271,31 +218,14 @@ def lost_token(trained: Trained) -> list[Figure]:
     panels = [lines(f"{short(at['lost'])} nats lost", drawn, Axis("update"), y, left=0.17)]
     if len(depths) > 1:
         panels += [
-            lines(
-                "After training",
-                _of(ends, entries, "lost", "probability"),
-                over,
-                Axis(LOST, "log"),
-                left=0.17,
-            ),
-            lines(
-                "Largest gradient",
-                _of(ends, entries, "lost", "norm_max"),
-                over,
-                Axis("its norm", "log"),
-                left=0.17,
-            ),
+            lines(words, _of(ends, entries, "lost", y), over, Axis(label, "log"), left=0.17)
+            for words, y, label in (
+                ("After training", "probability", LOST),
+                ("Largest gradient", "norm_max", "its norm"),
+            )
         ]
     title = "Bringing back a token that was lost"
-    return [
-        Figure(
-            f"training-recovery{trained.stem}",
-            title,
-            SAY.lost(at, rest),
-            panels,
-            list(entries.values()),
-        )
-    ]
+    return [trained.figure("training-recovery", title, SAY.lost(at, rest), panels, entries)]
 
 
 def _of(
@@ -310,23 +240,12 @@ def _of(
 
     What is too small to draw is drawn at the least.
     """
-    found = []
-    for name, entry in entries.items():
-        mine = sorted(
-            (row for row in rows if row["combination"] == name), key=lambda row: float(row[x])
-        )
-        kept = [(row[x], max(row[column], SMALLEST)) for row in mine if math.isfinite(row[column])]
-        if kept:
-            found.append(
-                Line(
-                    entry,
-                    [a for a, _ in kept],
-                    [b for _, b in kept],
-                    marked=not exact,
-                    dotted=exact,
-                )
-            )
-    return found
+    known = [row | {column: max(row[column], SMALLEST)} for row in finite(rows, column)]
+    return [
+        Line.of(entry, rising(own, x), x, column, marked=not exact, dotted=exact)
+        for name, entry in entries.items()
+        if (own := where(known, combination=name))
+    ]
 
 
 def figures(trained: Trained) -> list[Figure]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from klbench.report import cells
 from klbench.report.blocks import Block, Cell, Column, Details, Table
-from klbench.report.cells import code, computed
-from klbench.report.numbers import number
+from klbench.report.cells import code, computed, plain
 from klbench.report.tables import select, table
+from klbench.report.tables import tables as tables_of
 from klbench.studies.ppo.columns import FINAL, FIXED_POINTS, FRONTIER, MATCHED, RECOVERY, WORDS
 from klbench.studies.ppo.section_data import Trained
 
@@ -43,22 +43,18 @@ SHOWN_RECOVERY = select(
 def tables(trained: Trained) -> Sequence[Block]:
     """Return all tables of a run, those behind the figures folded away."""
     frontier, matched, recovery = (trained.rows(schema) for schema in (FRONTIER, MATCHED, RECOVERY))
-    more = [table("What the estimate in training said", FINAL, trained.final, SHOWN_ESTIMATES)]
-    more += [table("Reward and KL over β", FRONTIER, frontier, SHOWN_FRONTIER)] if frontier else []
-    more += [table("Reward at equal KL", MATCHED, matched, SHOWN_MATCHED)] if matched else []
-    blocks: list[Block] = [
-        table("After training, the least regret first", FINAL, trained.final, SHOWN_FINAL)
+    more = [
+        table("What the estimate in training said", FINAL, trained.final, SHOWN_ESTIMATES),
+        *tables_of("Reward and KL over β", FRONTIER, frontier, SHOWN_FRONTIER),
+        *tables_of("Reward at equal KL", MATCHED, matched, SHOWN_MATCHED),
     ]
-    blocks += (
-        [table("Predicted, and reached", FIXED_POINTS, trained.points, SHOWN_POINTS)]
-        if trained.points
-        else []
-    )
-    blocks += [Details("Estimates in training, and reward over KL", more)]
-    if recovery:
-        lost = table("A token pushed down, and after training", RECOVERY, recovery, SHOWN_RECOVERY)
-        blocks += [Details("Bringing back a lost token, in numbers", [lost])]
-    return blocks
+    lost = tables_of("A token pushed down, and after training", RECOVERY, recovery, SHOWN_RECOVERY)
+    return [
+        table("After training, the least regret first", FINAL, trained.final, SHOWN_FINAL),
+        *tables_of("Predicted, and reached", FIXED_POINTS, trained.points, SHOWN_POINTS),
+        Details("Estimates in training, and reward over KL", more),
+        *([Details("Bringing back a lost token, in numbers", lost)] if lost else []),
+    ]
 
 
 def side_by_side(runs: Sequence[Trained]) -> list[Block]:
@@ -77,14 +73,9 @@ def side_by_side(runs: Sequence[Trained]) -> list[Block]:
         columns = [Column("Combination", FINAL["combination"].meaning)]
         columns += [Column(trained.label, FINAL[column].meaning, numeric=True) for trained in runs]
         values = [{row["combination"]: row[column] for row in trained.final} for trained in runs]
+        show = plain(2)
         rows = [
-            [
-                Cell(code(name)),
-                *(
-                    Cell(number(each.get(name, math.nan), 2), each.get(name, math.nan))
-                    for each in values
-                ),
-            ]
+            [Cell(code(name)), *(show({name: each.get(name, math.nan)}, name) for each in values)]
             for name in names
         ]
         found.append(Table(title, columns, rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from klbench.rlhf.ppo import PpoReport, Recipe, train
 from klbench.rlhf.rows import by_replica
 from klbench.rlhf.testbed import Exact, Testbed, expected
 from klbench.rlhf.testbed.ppo_world import Replicas
-from klbench.rows import Rows
+from klbench.rows import Row, Rows
 from klbench.studies.ppo import recovery
 from klbench.studies.ppo.options import TrainingOptions
 from klbench.threads import one_thread
@@ -103,7 +103,7 @@ def _seen(report: PpoReport) -> dict[str, Tensor]:
     return {name: getattr(report, name) for name in names} | {"beta_used": report.beta}
 
 
-def _status(world: Replicas, task: Task, row: dict[str, Any]) -> dict[str, str]:
+def _status(world: Replicas, task: Task, row: Row) -> dict[str, str]:
     place = (row.pop("arm"), task.seeds.index(row["seed"]))
     update, cause = world.optimizer.causes.get(place, (row["step"], ""))
     stopped = cause and row["step"] > update

@@ -79,7 +79,7 @@ def _arrived(row: Mapping[str, Any]) -> str:
     return "yes" if (near, far) == (1, -1) else "no" if near == -1 or far == 1 else "not told"
 
 
-def complete(tables: Tables) -> dict[str, pd.DataFrame]:
+def complete(tables: Tables) -> Tables:
     """Return the tables of a run of an earlier version with its verdicts, and differences from
     the start where it had none.
     """

@@ -25,7 +25,7 @@ from klbench.studies.ppo_lm.tasks import perform
 from klbench.study import Summary
 
 
-def run(options: PpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
+def run(options: PpoLmOptions, context: Context) -> Tables:
     """Tables ``training``, ``compared``, ``texts`` and ``combinations``.
 
     With reward models also ``raters``.
@@ -44,7 +44,7 @@ def run(options: PpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
     return tables | ({"raters": pd.DataFrame(raters)} if raters and tables else {})
 
 
-def _tables(options: PpoLmOptions, found: Rows) -> dict[str, pd.DataFrame]:
+def _tables(options: PpoLmOptions, found: Rows) -> Tables:
     return {
         "training": tables.trained_table(found, options.algorithm, options.beta),
         "compared": tables.compared_table(found, options.reference_combination),
@@ -66,23 +66,15 @@ def summarize(results: Tables) -> list[Summary]:
         ">of the KL without penalty",
         "outcome",
     )
-    rows = [
-        (
-            row["combination"],
-            f"{row['reward']:.3f} ± {row['reward_se']:.3f}",
-            f"{row['kl']:.2f} ± {row['kl_se']:.2f}",
-            f"{row['kl_estimate']:.2f} ± {row['kl_estimate_se']:.2f}",
-            "" if math.isnan(row["kl_share"]) else f"{100 * row['kl_share']:.0f} %",
-            row["outcome"],
-        )
-        for row in table.to_dict("records")
-    ]
-    first = table.iloc[0]
-    return [
-        Summary(
-            f"After training, nats a completion, mean of {first['seeds']} seeds (± one standard"
-            " error)",
-            columns,
-            rows,
-        )
-    ]
+    cells = (
+        "{combination}",
+        "{reward:.3f} ± {reward_se:.3f}",
+        "{kl:.2f} ± {kl_se:.2f}",
+        "{kl_estimate:.2f} ± {kl_estimate_se:.2f}",
+        "{share}",
+        "{outcome}",
+    )
+    shares = ["" if math.isnan(each) else f"{100 * each:.0f} %" for each in table["kl_share"]]
+    seeds = table["seeds"].iloc[0]
+    title = f"After training, nats a completion, mean of {seeds} seeds (± one standard error)"
+    return [Summary.of(title, columns, cells, table.assign(share=shares))]

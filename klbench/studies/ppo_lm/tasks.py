@@ -13,7 +13,7 @@ from klbench.rlhf.language import sft
 from klbench.rlhf.language.ppo_world import Language
 from klbench.rlhf.penalty import arm, estimates
 from klbench.rlhf.ppo import PpoReport, Recipe, train
-from klbench.rows import Rows
+from klbench.rows import Row, Rows
 from klbench.studies.language.options import PpoLmOptions
 from klbench.studies.language.preferences import paid_by_model
 from klbench.studies.language.runs import (
@@ -34,7 +34,7 @@ LOGGED = ("reward", "kl", "kl_estimate", "objective", "tokens", "clip_fraction",
 """The columns that trackers log."""
 
 
-def perform(options: PpoLmOptions, place: Place, name: str, seed: int) -> dict[str, Any]:
+def perform(options: PpoLmOptions, place: Place, name: str, seed: int) -> Row:
     """Return the run's rows, its final measurement and its texts.
 
     Continued from its part if there is one.
@@ -49,7 +49,7 @@ def perform(options: PpoLmOptions, place: Place, name: str, seed: int) -> dict[s
         return _performed(options, job, shared)
 
 
-def _performed(options: PpoLmOptions, job: Job, shared: Stage) -> dict[str, Any]:
+def _performed(options: PpoLmOptions, job: Job, shared: Stage) -> Row:
     recipe = Recipe.of(options)
     steps = recipe.steps if options.decay else None
     used = arm("none" if job.name == UNTRAINED else job.name, options.beta)
@@ -69,7 +69,7 @@ def _performed(options: PpoLmOptions, job: Job, shared: Stage) -> dict[str, Any]
         for report in train(learner, [used], recipe, _pretraining(options, learner), start, beta):
             yield report.update, report
 
-    def entry(report: PpoReport) -> tuple[dict[str, Any], dict[str, Any]]:
+    def entry(report: PpoReport) -> tuple[dict[str, Any], Row]:
         numbers = {
             "beta_used": report.beta,
             "clip_fraction": report.clip_fraction,

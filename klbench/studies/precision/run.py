@@ -16,6 +16,8 @@ import torch
 from klbench import divergences, streams
 from klbench.context import Context
 from klbench.estimators.bregman import bregman
+from klbench.rows import Row
+from klbench.schema import Tables
 from klbench.studies.precision.columns import judged
 from klbench.studies.precision.options import Name, PrecisionOptions
 
@@ -75,7 +77,7 @@ def _points(options: PrecisionOptions, seed: int) -> list[tuple[int, int, np.nda
 
 def _measure(
     variant: Callable[[Any], Any], name: str, dtype: str, points: np.ndarray
-) -> dict[str, Any] | None:
+) -> Row | None:
     """Errors of one formula at some log-ratios, after these are rounded to the dtype.
 
     None where the exact value overflows.
@@ -110,7 +112,7 @@ def _measure(
     }
 
 
-def run(options: PrecisionOptions, context: Context) -> dict[str, pd.DataFrame]:
+def run(options: PrecisionOptions, context: Context) -> Tables:
     """Table ``precision``: one row an estimator, variant, dtype, decade and sign."""
     mpmath.mp.dps = DIGITS
     rows = []

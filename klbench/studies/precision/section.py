@@ -11,6 +11,7 @@ from klbench.report import cells
 from klbench.report.blocks import Block, Cell, Column, Details, Lead, Section, Table, Tables, Text
 from klbench.report.numbers import number, percent
 from klbench.report.prose import prose
+from klbench.report.tables import head
 from klbench.studies.precision.columns import LOST, PRECISION
 from klbench.studies.precision.section_data import HERE, Curve, Data, decades, load
 from klbench.studies.precision.section_figures import figure
@@ -73,12 +74,8 @@ def build(tables: Tables) -> Sequence[Block]:
 
 def _table(data: Data) -> Table:
     """Return a row for each formula and dtype, with the worst of its decades."""
-    heading = {
-        name: Column(PRECISION[name].heading, PRECISION[name].meaning)
-        for name in ("estimator", "variant", "dtype")
-    }
     columns = [
-        *heading.values(),
+        *(head(PRECISION, name) for name in ("estimator", "variant", "dtype")),
         Column(
             "Worst, units",
             "worst error of the value, in units of the last place (relative error / eps)",

@@ -18,7 +18,7 @@ from klbench.studies.reward_model.options import RewardModelOptions
 from klbench.study import Summary
 
 
-def run(options: RewardModelOptions, context: Context) -> dict[str, pd.DataFrame]:
+def run(options: RewardModelOptions, context: Context) -> Tables:
     """Return tables ``overoptimisation``, ``peaks``, ``equal_kl``, ``reward_models``,
     ``calibration``, ``training`` ...
     """
@@ -60,39 +60,25 @@ def summarize(results: Tables) -> Sequence[Summary]:
 
     Quality of the models, and where the true reward peaks.
     """
-    models = [
-        (
-            row["proxy"],
-            f"{row['accuracy']:.3f}",
-            f"{row['best_accuracy']:.3f}",
-            f"{row['order']:.3f}",
-            f"{row['correlation']:.3f}",
-            f"{row['calibration_error']:.3f}",
-        )
-        for row in results["reward_models"].to_dict("records")
-    ]
-    peaks = [
-        (
-            row["combination"] or row["method"],
-            row["proxy"],
-            f"{row['peak_gold']:.3f}",
-            f"{row['peak_kl']:.2f}",
-            f"{row['end_gold']:.3f}",
-            f"{row['end_kl']:.2f}",
-            f"{row['lost']:.3f}",
-            f"{row['lost_low']:.3f} to {row['lost_high']:.3f}",
-        )
-        for row in results["peaks"].to_dict("records")
-    ]
+    peaks = results["peaks"]
+    by = peaks["combination"].where(peaks["combination"] != "", peaks["method"])
     return [
-        Summary(
+        Summary.of(
             "Reward models",
             ("proxy", ">accuracy", ">at best", ">true order", ">correlation", ">miscalibration"),
-            models,
+            (
+                *("{proxy}", "{accuracy:.3f}", "{best_accuracy:.3f}", "{order:.3f}"),
+                *("{correlation:.3f}", "{calibration_error:.3f}"),
+            ),
+            results["reward_models"],
         ),
-        Summary(
+        Summary.of(
             "True reward gained",
             ("by", "of", ">at its peak", ">at KL", ">at the end", ">at KL", ">lost", ">95 %"),
-            peaks,
+            (
+                *("{by}", "{proxy}", "{peak_gold:.3f}", "{peak_kl:.2f}", "{end_gold:.3f}"),
+                *("{end_kl:.2f}", "{lost:.3f}", "{lost_low:.3f} to {lost_high:.3f}"),
+            ),
+            peaks.assign(by=by),
         ),
     ]

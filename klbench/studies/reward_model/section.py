@@ -9,10 +9,11 @@ import math
 from collections.abc import Sequence
 
 from klbench.report import cells
-from klbench.report.blocks import Block, Cell, Details, Heading, Lead, Paragraph, Section, Tables
+from klbench.report.blocks import Block, Cell, Heading, Lead, Paragraph, Section, Tables
 from klbench.report.cells import computed
 from klbench.report.prose import prose
-from klbench.report.tables import Row, select, table
+from klbench.report.tables import folded, select, tables
+from klbench.rows import grouped
 from klbench.studies.reward_model import section_figures
 from klbench.studies.reward_model.columns import (
     EQUAL_KL,
@@ -30,9 +31,9 @@ MOST_NAMED = 3
 """So many reward models, and so many policies, that diverged are named."""
 
 
-def lead(tables: Tables) -> Lead:
+def lead(found: Tables) -> Lead:
     """Return the question, the verdict and the figure that the page opens with."""
-    runs = load(tables)
+    runs = load(found)
     question, figure = str(SAY.question()), section_figures.opening(runs)
     peaks = [
         (learned, row) for learned in runs if (row := learned.peak(OPTIMUM, learned.proxies[0]))
@@ -56,10 +57,10 @@ def lead(tables: Tables) -> Lead:
     return Lead(question, SAY.verdict(peaks[0][1]), figure, more)
 
 
-def build(tables: Tables) -> Sequence[Block]:
+def build(found: Tables) -> Sequence[Block]:
     """Return warnings, figures and tables of each run."""
     blocks: list[Block] = []
-    for learned in load(tables):
+    for learned in load(found):
         blocks += [Heading(learned.label)] if learned.label else []
         blocks += _diverged(learned)
         blocks += section_figures.figures(learned)
@@ -68,30 +69,24 @@ def build(tables: Tables) -> Sequence[Block]:
 
 
 def _diverged(learned: Learned) -> list[Block]:
-    models = [row for row in learned.rows(REWARD_MODELS_BY_SEED) if row["status"] not in ("ok", "")]
-    stopped = [row for row in learned.rows(TRAINING) if row["status"] not in ("ok", "")]
-    policies = list(
-        {(row["combination"], row["proxy"], row["seed"]): row for row in stopped}.values()
+    models, stopped = (
+        [row for row in learned.rows(schema) if row["status"] not in ("ok", "")]
+        for schema in (REWARD_MODELS_BY_SEED, TRAINING)
     )
+    policies = [rows[-1] for rows in grouped(stopped, "combination", "proxy", "seed").values()]
     named_ones = (models[:MOST_NAMED], policies[:MOST_NAMED])
-    total = len(models) + len(policies)
-    return (
-        [Paragraph(SAY.diverged(total, *named_ones, total - sum(map(len, named_ones))), "warning")]
-        if total
-        else []
-    )
-
-
-def _way(row: Row) -> Cell:
-    return Cell(named(way_of(row)))
-
-
-def _proxy(row: Row) -> Cell:
-    return Cell("the true reward" if row["proxy"] == GOLD else row["proxy"])
+    if total := len(models) + len(policies):
+        more = total - sum(map(len, named_ones))
+        return [Paragraph(SAY.diverged(total, *named_ones, more), "warning")]
+    return []
 
 
 FROM_ZERO = cells.interval(least=0.0)
-BY = select("method proxy", method=computed(_way), proxy=computed(_proxy))
+BY = select(
+    "method proxy",
+    method=computed(lambda row: Cell(named(way_of(row)))),
+    proxy=computed(lambda row: Cell("the true reward" if row["proxy"] == GOLD else row["proxy"])),
+)
 SHOWN_MODELS = select(
     "pairs accuracy best_accuracy:number order loss:number best_loss:number "
     "correlation:number calibration_error:percent kept_step:number",
@@ -113,14 +108,10 @@ SHOWN_EQUAL = (
 
 def _tables(learned: Learned) -> list[Block]:
     models, peaks, equal = (learned.rows(schema) for schema in (REWARD_MODELS, PEAKS, EQUAL_KL))
-    blocks: list[Block] = (
-        [table("The reward models", REWARD_MODELS, models, SHOWN_MODELS)] if models else []
-    )
-    blocks += [table("Where the true reward peaks", PEAKS, peaks, SHOWN_PEAKS)] if peaks else []
-    title = "True reward at equal KL, in numbers"
     return [
-        *blocks,
-        *([Details(title, [table(title, EQUAL_KL, equal, SHOWN_EQUAL)])] if equal else []),
+        *tables("The reward models", REWARD_MODELS, models, SHOWN_MODELS),
+        *tables("Where the true reward peaks", PEAKS, peaks, SHOWN_PEAKS),
+        *folded("True reward at equal KL, in numbers", EQUAL_KL, equal, SHOWN_EQUAL),
     ]
 
 

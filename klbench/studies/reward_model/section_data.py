@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from functools import cached_property
 
 from klbench.report.blocks import Tables
 from klbench.report.plots import MOST_ENTRIES
 from klbench.report.runs import RunTables, by_run, stored
 from klbench.report.tables import Row
+from klbench.rows import Rows, finite, where
 from klbench.studies.reward_model.columns import GOLD, OVEROPTIMISATION, PEAKS
 
 OPTIMUM, BEST, PPO = ("optimum", ""), ("best_of_n", ""), "ppo"
@@ -58,19 +57,15 @@ class Learned(RunTables):
             else [names[round(i * (len(names) - 1) / last)] for i in range(last + 1)]
         )
 
-    def path(self, way: Way, proxy: str) -> list[Row]:
+    def path(self, way: Way, proxy: str) -> Rows:
         """Return the points from the reference outward: training by its steps, the others by KL."""
-        mine = [
-            row
-            for row in self.points
-            if way_of(row) == way and row["proxy"] == proxy and math.isfinite(row["kl"])
-        ]
+        mine = [row for row in finite(where(self.points, proxy=proxy), "kl") if way_of(row) == way]
         return sorted(mine, key=lambda row: float(row["step"] if way[0] == PPO else row["kl"]))
 
     def peak(self, way: Way, proxy: str) -> Row | None:
         """Return the row of the peaks; None where there is none."""
         return next(
-            (row for row in self.rows(PEAKS) if way_of(row) == way and row["proxy"] == proxy), None
+            (row for row in where(self.rows(PEAKS), proxy=proxy) if way_of(row) == way), None
         )
 
 
@@ -87,8 +82,3 @@ def way_of(row: Row) -> Way:
 def named(way: Way) -> str:
     """Return ``exact optimum``, ``best of n``, or ``PPO, k1_reward``."""
     return {OPTIMUM: "exact optimum", BEST: "best of n"}.get(way, f"PPO, {way[1]}")
-
-
-def columns(rows: Sequence[Row], *names: str) -> list[list[float]]:
-    """Return columns of rows, one list each."""
-    return [[row[name] for row in rows] for name in names]

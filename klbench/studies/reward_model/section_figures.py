@@ -18,14 +18,13 @@ from klbench.report.numbers import count
 from klbench.report.plots import MOST_ENTRIES, Axis, Line, Mark, down, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.rows import where
+from klbench.rows import column_of, columns_of, finite, rising, where
 from klbench.studies.reward_model.columns import CALIBRATION, EQUAL_KL, GOLD, PEAKS, REWARD_MODELS
 from klbench.studies.reward_model.section_data import (
     BEST,
     OPTIMUM,
     Learned,
     Way,
-    columns,
     named,
     way_of,
 )
@@ -54,20 +53,18 @@ def _path(learned: Learned, way: Way, *, title: str = "") -> Panel:
 
     def line(entry: LegendEntry, proxy: str, name: str, band: bool = False) -> Line:
         rows = learned.path(way, proxy)
-        low, high = columns(rows, f"{name}_low", f"{name}_high") if band else ((), ())
+        low, high = columns_of(rows, f"{name}_low", f"{name}_high") if band else ((), ())
         return Line(
             entry,
             [math.sqrt(max(row["kl"], 0.0)) for row in rows],
-            columns(rows, name)[0],
+            columns_of(rows, name)[0],
             low,
             high,
             marked=band,
         )
 
     shown = [
-        row
-        for row in learned.points
-        if row["proxy"] in (*learned.drawn, GOLD) and math.isfinite(row["gold_gain"])
+        row for row in finite(learned.points, "gold_gain") if row["proxy"] in (*learned.drawn, GOLD)
     ]
     top = max((max(row["proxy_gain"], row["gold_gain"]) for row in shown), default=1.0)
     drawn = [line(TRUE, GOLD, "gold_gain")]
@@ -105,25 +102,19 @@ def opening(runs: Sequence[Learned]) -> Figure | None:
     else:
         panels = [_path(first, way) for way in _opened(first)]
     caption = SAY.over_kl([name for name in first.proxies if name not in first.drawn])
-    return (
-        Figure(
-            "overoptimisation", "True reward and proxy, by pairs", caption, panels, _entries(first)
-        )
-        if panels
-        else None
-    )
+    title = "True reward and proxy, by pairs"
+    return Figure("overoptimisation", title, caption, panels, _entries(first)) if panels else None
 
 
 def trained(learned: Learned) -> list[Figure]:
     """Return the same of the other ways; where there are several runs, of all ways."""
     ways = [way for way in learned.paths if learned.label or way not in _opened(learned)]
     panels = [_path(learned, way) for way in ways[:MOST_ENTRIES]]
-    name, title = (
-        f"overoptimisation-ways{learned.stem}",
-        "The other ways" if not learned.label else "All ways",
-    )
+    if not panels:
+        return []
+    title = "The other ways" if not learned.label else "All ways"
     caption = SAY.ways([named(way) for way in ways[MOST_ENTRIES:]])
-    return [Figure(name, title, caption, panels, _entries(learned))] if panels else []
+    return [learned.figure("overoptimisation-ways", title, caption, panels, _entries(learned))]
 
 
 def _by_way(ways: Sequence[Way]) -> tuple[dict[Way, LegendEntry], list[str]]:
@@ -142,19 +133,9 @@ def _bars(
     """Return lines with intervals as bars, side by side; a line for each entry that has rows."""
     found = []
     for place, (entry, rows) in enumerate((entry, rows) for entry, rows in drawn if rows):
-        rows = sorted(rows, key=lambda row: float(row[x]))
-        at, y, low, high = columns(rows, x, column, f"{column}_low", f"{column}_high")
-        apart = 1.0 + APART * place
-        found.append(
-            Line(
-                entry,
-                [each * apart for each in at],
-                y,
-                [max(each, least) for each in low],
-                high,
-                bars=True,
-            )
-        )
+        apart, own = 1.0 + APART * place, rising(rows, x)
+        line = Line.of(entry, own, x, column, ends=True, scale=apart, bars=True)
+        found.append(replace(line, low=[max(each, least) for each in line.low]))
     return found
 
 
@@ -162,9 +143,7 @@ def costs(learned: Learned) -> list[Figure]:
     """Return what is lost by going on, and what is missed even at the peak, by the number of
     pairs.
     """
-    rows = [
-        row for row in learned.rows(PEAKS) if row["proxy"] != GOLD and math.isfinite(row["lost"])
-    ]
+    rows = [row for row in finite(learned.rows(PEAKS), "lost") if row["proxy"] != GOLD]
     if len({row["pairs"] for row in rows}) < 2:
         return []
     entries, rest = _by_way(learned.ways)
@@ -174,15 +153,7 @@ def costs(learned: Learned) -> list[Figure]:
         for column, title in (("lost", "Lost by going on"), ("missed", "Missed at the peak"))
     ]
     title = "What a learned reward costs"
-    return [
-        Figure(
-            f"overoptimisation-costs{learned.stem}",
-            title,
-            SAY.costs(rest),
-            panels,
-            list(entries.values()),
-        )
-    ]
+    return [learned.figure("overoptimisation-costs", title, SAY.costs(rest), panels, entries)]
 
 
 def equal_kl(learned: Learned) -> list[Figure]:
@@ -201,14 +172,14 @@ def equal_kl(learned: Learned) -> list[Figure]:
             "difference",
         )
         if len({row["kl"] for row in mine}) > 1:
-            x = Axis("exact KL(q‖p), nats", place=partial(kl_axis, kls=[row["kl"] for row in mine]))
+            x = Axis("exact KL(q‖p), nats", place=partial(kl_axis, kls=column_of(mine, "kl")))
             panels.append(
                 lines(proxy, drawn, x, Axis("reward − the optimum's", levels=[0.0]), left=0.19)
             )
-    name, title = f"overoptimisation-equal-kl{learned.stem}", "True reward at equal KL"
-    return (
-        [Figure(name, title, SAY.equal_kl(rest), panels, list(entries.values()))] if panels else []
-    )
+    if not panels:
+        return []
+    name, title = "overoptimisation-equal-kl", "True reward at equal KL"
+    return [learned.figure(name, title, SAY.equal_kl(rest), panels, entries)]
 
 
 def models(learned: Learned) -> list[Figure]:
@@ -222,10 +193,8 @@ def models(learned: Learned) -> list[Figure]:
     )
     found = []
     if len(rows) > 1:
-        pairs, best = columns(
-            sorted(rows, key=lambda row: float(row["pairs"])), "pairs", "best_accuracy"
-        )
-        drawn = [Line(AT_BEST, pairs, best, marked=False)]
+        best = rising(rows, "pairs")
+        drawn = [Line.of(AT_BEST, best, "pairs", "best_accuracy", marked=False)]
         drawn += _bars([(LABELLED, rows)], "pairs", "accuracy") + _bars(
             [(ORDERED, rows)], "pairs", "order"
         )
@@ -239,37 +208,19 @@ def models(learned: Learned) -> list[Figure]:
             ),
         ]
         shown = [LABELLED, ORDERED, AT_BEST, CORRELATED]
-        found.append(
-            Figure(
-                f"overoptimisation-models{learned.stem}",
-                "How good the models are",
-                SAY.models(),
-                panels,
-                shown,
-            )
-        )
+        title = "How good the models are"
+        found.append(learned.figure("overoptimisation-models", title, SAY.models(), panels, shown))
     if binned:
         drawn = [Line(RIGHT, [0.5, 1.0], [0.5, 1.0], marked=False)]
         for name, entry in entries.items():
-            mine = sorted(
-                (row for row in binned if row["proxy"] == name),
-                key=lambda row: float(row["predicted"]),
-            )
-            predicted, true = columns(mine, "predicted", "true")
-            drawn.append(Line(entry, predicted, true))
+            mine = rising(where(binned, proxy=name), "predicted")
+            drawn.append(Line.of(entry, mine, "predicted", "true"))
         x = Axis("probability that the model gives to what it prefers")
         panel = lines("On new pairs", drawn, x, Axis("true probability"))
         caption = SAY.calibration([name for name in learned.proxies if name not in entries])
         shown = [*entries.values(), RIGHT]
-        found.append(
-            Figure(
-                f"overoptimisation-calibration{learned.stem}",
-                "Calibration",
-                caption,
-                [panel],
-                shown,
-            )
-        )
+        name = "overoptimisation-calibration"
+        found.append(learned.figure(name, "Calibration", caption, [panel], shown))
     return found
 
 
@@ -277,8 +228,10 @@ def _best_of(learned: Learned) -> list[Panel]:
     rows = [row for row in learned.path(BEST, learned.proxies[-1]) if row["n"] > 1]
     if len(rows) < 2:
         return []
-    n, exact, bound = columns(rows, "n", "kl", "kl_bound")
-    drawn = [Line(EXACT, n, exact), Line(BOUND, n, bound, marked=False)]
+    drawn = [
+        Line.of(EXACT, rows, "n", "kl"),
+        Line.of(BOUND, rows, "n", "kl_bound", marked=False),
+    ]
     return [lines("Best of n", drawn, Axis("n", "log"), Axis("KL of the best of n, nats"))]
 
 
@@ -293,19 +246,14 @@ def _estimated(learned: Learned) -> list[Panel]:
         for row in learned.path(way, name)
         if row["step"] > 0
     ]
-    rows = [
-        row
-        for row in rows
-        if row["kl"] > 0 and all(math.isfinite(row[f"{name}_estimate"]) for name in SAID)
-    ]
+    known = finite(rows, *(f"{name}_estimate" for name in SAID))
+    rows = rising((row for row in known if row["kl"] > 0), "kl")
     if not rows:
         return []
-    rows.sort(key=lambda row: float(row["kl"]))
     top = rows[-1]["kl"]
     drawn = [Line(RIGHT, [0.0, top], [0.0, top], marked=False)]
-    exact, *said = columns(rows, "kl", *(f"{name}_estimate" for name in SAID))
     drawn += [
-        Line(entry, exact, y, joined=False) for entry, y in zip(SAID.values(), said, strict=True)
+        Line.of(entry, rows, "kl", f"{name}_estimate", joined=False) for name, entry in SAID.items()
     ]
     y = Axis("estimated in training, nats", place=lambda axes: axes.set_ylim(0.0, 2.0 * top))
     beyond = sum(row["k3_estimate"] > 2.0 * top for row in rows)
@@ -320,14 +268,7 @@ def _errors(learned: Learned) -> Panel:
         if (path := learned.path(way, learned.proxies[-1]))
     }
     marks = [
-        Mark(
-            name,
-            row[f"{which}_error"],
-            entry,
-            row[f"{which}_error_low"],
-            row[f"{which}_error_high"],
-            offset=offset,
-        )
+        Mark.of(name, row, f"{which}_error", entry, offset=offset)
         for name, row in ends.items()
         for (which, entry), offset in zip(SAID.items(), (-0.15, 0.15), strict=True)
     ]
@@ -344,15 +285,8 @@ def kl(learned: Learned) -> list[Figure]:
         *((EXACT, BOUND) if best_of else ()),
         *((*SAID.values(), RIGHT) if estimated else ()),
     ]
-    return [
-        Figure(
-            f"overoptimisation-kl{learned.stem}",
-            "The KL, and what is said of it",
-            caption,
-            best_of + estimated,
-            entries,
-        )
-    ]
+    title = "The KL, and what is said of it"
+    return [learned.figure("overoptimisation-kl", title, caption, best_of + estimated, entries)]
 
 
 def figures(learned: Learned) -> list[Figure]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +17,7 @@ from klbench.context import Context
 from klbench.gradients import exact
 from klbench.pairs import Pair
 from klbench.pairs.categorical import normalized
+from klbench.rows import Row
 from klbench.schema import Tables
 from klbench.studies.gradient.rows import exactly
 from klbench.studies.same_kl.columns import GRADIENTS, predicted
@@ -92,7 +92,7 @@ def make_pair(shape: Shape, kl: float, options: SameKlOptions, seed: int) -> Pai
     return pairs.get("categorical").model_validate(sides | {"label": f"{shape}, KL={kl:g}"})
 
 
-def measure(shape: Shape, pair: Pair) -> dict[str, Any]:
+def measure(shape: Shape, pair: Pair) -> Row:
     """One task: one pair's divergences, and the noise of estimators and gradients on it."""
     task = pair.gradient_task()
     assert not isinstance(task, Skip)
@@ -123,7 +123,7 @@ def measure(shape: Shape, pair: Pair) -> dict[str, Any]:
     return row
 
 
-def run(options: SameKlOptions, context: Context) -> dict[str, pd.DataFrame]:
+def run(options: SameKlOptions, context: Context) -> Tables:
     """Table ``shapes``: one row a shape and a KL."""
     made = [
         (shape, make_pair(shape, kl, options, context.seed))
@@ -141,19 +141,14 @@ def summarize(results: Tables) -> list[Summary]:
     table = results["shapes"]
     rows = table[np.isclose(table["kl_qp"], table.groupby("shape")["kl_qp"].max().min())]
     return [
-        Summary(
+        Summary.of(
             f"the same KL(q‖p) = {rows['kl_qp'].iloc[0]:.3g} nats in other shapes",
             ("shape", ">KL(p‖q)", ">chi2 / 2J", ">sd of k1", ">sd of k3", "less noise"),
-            [
-                (
-                    row["shape"],
-                    f"{row['kl_pq']:.3g}",
-                    f"{row['x_over_2j']:.3g}",
-                    f"{row['value_std_k1']:.3g}",
-                    f"{row['value_std_k3']:.3g}",
-                    row["value_winner"],
-                )
-                for row in rows.to_dict("records")
-            ],
+            (
+                "{shape}",
+                *("{kl_pq:.3g}", "{x_over_2j:.3g}", "{value_std_k1:.3g}", "{value_std_k3:.3g}"),
+                "{value_winner}",
+            ),
+            rows,
         )
     ]

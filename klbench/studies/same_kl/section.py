@@ -25,7 +25,7 @@ from klbench.report.numbers import number, short
 from klbench.report.plots import Axis, Line, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row, Shown, select, table
-from klbench.rows import distinct, where
+from klbench.rows import Rows, distinct, finite, rising, where
 from klbench.studies.same_kl.columns import GRADIENTS, SHAPES
 
 SAY = prose(__package__)
@@ -35,7 +35,7 @@ ROUNDING = 1e-8
 """Bias below which a gradient is the exact one."""
 
 
-def _rows(tables: Tables) -> list[Row]:
+def _rows(tables: Tables) -> Rows:
     """Return rows whose place is known; over several runs the shapes of each by themselves."""
     frame = tables[SHAPES.table]
     runs = frame["run"].astype(str) if "run" in frame and frame["run"].nunique() > 1 else None
@@ -47,7 +47,7 @@ def _rows(tables: Tables) -> list[Row]:
     ]
 
 
-def _won(rows: Sequence[Row], winner: str) -> list[Row]:
+def _won(rows: Sequence[Row], winner: str) -> Rows:
     return where(rows, value_winner=winner)
 
 
@@ -76,10 +76,7 @@ def _split(rows: Sequence[Row]) -> tuple[Row, Row] | None:
 
 def _gradient(rows: Sequence[Row], name: str) -> Markup | None:
     """Return how far off a combination's gradient is over all pairs; None where it is exact."""
-    known = sorted(
-        (row for row in rows if math.isfinite(row[BIAS + name])),
-        key=lambda row: float(row[BIAS + name]),
-    )
+    known = rising(finite(rows, BIAS + name), BIAS + name)
     if not known or known[-1][BIAS + name] < ROUNDING:
         return None
     return Markup(

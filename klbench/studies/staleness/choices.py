@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from klbench.rows import grouped
+from klbench.rows import grouped, where
 from klbench.studies.gradient.tables import QP, Row, first_alike, matches
 from klbench.studies.staleness.columns import CHOICES, STALENESS, error_in, to_the_sampler
 
@@ -69,7 +69,7 @@ def choices(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
             if (row["pair"], row["staleness"]) == (pair, lag)
             and same[row["combination"]] == row["combination"]
         ]
-        plain = [row for row in here if row["correction"] == "none"]
+        plain = where(here, correction="none")
         for among in AMONG:
             able = [
                 row for row in here if among == "all" or not row["placement"].startswith("full")

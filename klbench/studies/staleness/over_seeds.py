@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from klbench.metrics import seeds
-from klbench.rows import grouped
+from klbench.rows import column_of, distinct, finite, grouped, rising
 from klbench.studies.gradient.tables import QP, Row, matches
 from klbench.studies.staleness.columns import OVER_SEEDS, STALENESS
 
@@ -21,16 +21,16 @@ def over_seeds(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFram
     by factors: its mean is geometric, and so is that of its ratio to the quietest combination that
     is right on every pair, taken pair by pair.
     """
-    rows = [row for row in STALENESS.rows(staleness) if math.isfinite(row["staleness"])]
+    rows = finite(STALENESS.rows(staleness), "staleness")
     result = []
     for series, lag in dict.fromkeys((row["series"], row["staleness"]) for row in rows):
         here = [row for row in rows if (row["series"], row["staleness"]) == (series, lag)]
         found = grouped(here, "combination")
-        pairs = list(dict.fromkeys(row["pair"] for row in here))
+        pairs = distinct(here, "pair")
         if len(pairs) < 2 or any(len(curve) != len(pairs) for curve in found.values()):
             continue
         noise = {
-            name: np.array([row["rel_std"] for row in sorted(curve, key=lambda row: row["pair"])])
+            name: np.array(column_of(rising(curve, "pair"), "rel_std"))
             for name, curve in found.items()
         }
         right = [name for name, curve in found.items() if all(matches(row, QP) for row in curve)]

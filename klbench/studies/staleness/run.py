@@ -4,8 +4,7 @@ correction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -14,6 +13,8 @@ from klbench.context import Context
 from klbench.gradients import Combination
 from klbench.gradients.surrogate import weight_of
 from klbench.pairs import Pair
+from klbench.rows import Rows
+from klbench.schema import Tables
 from klbench.studies.gradient.rows import measure
 from klbench.studies.gradient.run import combinations_table, shown, typed
 from klbench.studies.staleness.choices import choices
@@ -76,7 +77,7 @@ def weights(pair: Pair, chosen: Sequence[Combination]) -> list[dict[str, float]]
 
 def measure_lag(
     pair: Pair, lag: float, chosen: Sequence[Combination], group: int, seed: int
-) -> list[dict[str, Any]]:
+) -> Rows:
     """One task: one pair at one lag."""
     stale = _behind(pair, lag)
     rows, _ = measure(stale, chosen, group, 0, seed)
@@ -84,7 +85,7 @@ def measure_lag(
     return [row | sizes | own for row, own in zip(rows, weights(stale, chosen), strict=True)]
 
 
-def run(options: StalenessOptions, context: Context) -> dict[str, pd.DataFrame]:
+def run(options: StalenessOptions, context: Context) -> Tables:
     """Return tables ``staleness``, ``corrections``, ``choices`` and ``combinations``."""
     chosen = [gradients.get(name) for name in options.combinations]
     tasks = [
@@ -107,7 +108,7 @@ def run(options: StalenessOptions, context: Context) -> dict[str, pd.DataFrame]:
     }
 
 
-def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+def summarize(results: Tables) -> list[Summary]:
     """The first pair at its largest lag."""
     table = results["staleness"]
     first = table.iloc[0]

@@ -28,6 +28,7 @@ from klbench.report.numbers import number, percent, short
 from klbench.report.prose import prose
 from klbench.report.runs import by_run
 from klbench.report.tables import Row, Shown, select, table
+from klbench.rows import keyed, where
 from klbench.studies.staleness import section_figures
 from klbench.studies.staleness.columns import CHOICES, CORRECTIONS, OVER_SEEDS, STALENESS
 from klbench.studies.staleness.section_data import VERDICTS, Lagging, Staleness
@@ -65,11 +66,7 @@ def lead(tables: Tables) -> Lead:
         return _over_seeds(runs[0])
     lagging = runs[0].lagging[0]
     right = lagging.groups(VERDICTS[0])
-    plain = [
-        row
-        for row in lagging.corrections
-        if row["correction"] == "none" and row["verdict"] == VERDICTS[1]
-    ]
+    plain = where(lagging.corrections, correction="none", verdict=VERDICTS[1])
     worst = max(plain, key=lambda row: row["rel_bias_last"], default=None)
     verdict = SAY.verdict(
         runs[0].label,
@@ -87,7 +84,7 @@ def _over_seeds(run: Staleness) -> Lead:
     """Return the price of being right over several seeds."""
     rows = run.over_seeds
     right = [row for row in rows if row["right_pairs"] == row["pairs"]]
-    plain = [row for row in right if row["correction"] == "sequence_ratio"]
+    plain = where(right, correction="sequence_ratio")
     rival = min(plain, key=lambda row: row["rel_std"], default=None)
     biased = [row for row in rows if row["right_pairs"] < row["pairs"]]
     verdict = SAY.price(
@@ -123,7 +120,7 @@ def _by_lag(lagging: Lagging, *, bias: bool) -> Table:
     columns.append(Column("Weight", CORRECTIONS["correction"].meaning))
     rows = []
     for row in (row for group in lagging.ordered for row in group):
-        at = {each["staleness"]: each for each in lagging.curve(row["combination"])}
+        at = keyed(lagging.curve(row["combination"]), "staleness")
         shown = [
             bias_cell(at.get(lag))
             if bias
@@ -136,7 +133,7 @@ def _by_lag(lagging: Lagging, *, bias: bool) -> Table:
 
 def _weights(lagging: Lagging) -> Table | None:
     """Return what is left of the samples of each weight at the largest lag."""
-    last, names = lagging.lags[-1], {row["combination"]: row for row in lagging.corrections}
+    last, names = lagging.lags[-1], keyed(lagging.corrections, "combination")
     rows = [
         names[row["combination"]] | row
         for row in lagging.rows

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from klbench.columns import COMBINATIONS
 from klbench.report.combinations import Measured, joined
-from klbench.report.tables import Row
+from klbench.rows import Rows, column_of, distinct, finite, rising, where
 from klbench.studies.staleness.columns import CHOICES, CORRECTIONS, OVER_SEEDS, STALENESS
 
 VERDICTS = ("right at every lag", "right without a lag", "off at every lag")
@@ -22,26 +22,20 @@ class Staleness(Measured):
     combinations = COMBINATIONS
 
     @cached_property
-    def over_seeds(self) -> list[Row]:
+    def over_seeds(self) -> Rows:
         """Rows over several seeds of the first series at its largest lag, the quietest right
         ones first.
         """
         rows = self.rows(OVER_SEEDS)
-        last = max(
-            (row["staleness"] for row in rows if row["series"] == rows[0]["series"]), default=0.0
-        )
-        here = [
-            row for row in rows if row["series"] == rows[0]["series"] and row["staleness"] == last
-        ]
+        first = where(rows, series=rows[0]["series"]) if rows else []
+        here = where(first, staleness=max(column_of(first, "staleness"), default=0.0))
         return sorted(here, key=lambda row: (row["right_pairs"] < row["pairs"], row["rel_std"]))
 
     @cached_property
     def lagging(self) -> list[Lagging]:
         """Each pair by itself."""
         rows = self.rows(CORRECTIONS)
-        found = [
-            Lagging(self, pair, [row for row in rows if row["pair"] == pair]) for pair in self.pairs
-        ]
+        found = [Lagging(self, pair, where(rows, pair=pair)) for pair in self.pairs]
         return [each for each in found if each.corrections]
 
 
@@ -51,7 +45,7 @@ class Lagging:
 
     run: Staleness
     pair: str
-    corrections: list[Row]
+    corrections: Rows
 
     @property
     def label(self) -> str:
@@ -59,38 +53,34 @@ class Lagging:
         return self.run.pair_label(self.pair)
 
     @cached_property
-    def rows(self) -> list[Row]:
+    def rows(self) -> Rows:
         """Rows of the pair by rising lag."""
-        rows = [
-            row
-            for row in self.run.measured
-            if row["pair"] == self.pair and math.isfinite(row["staleness"])
-        ]
-        return sorted(rows, key=lambda row: float(row["staleness"]))
+        rows = finite(where(self.run.measured, pair=self.pair), "staleness")
+        return rising(rows, "staleness")
 
     @cached_property
     def lags(self) -> list[float]:
         """Rising lags."""
-        return list(dict.fromkeys(row["staleness"] for row in self.rows))
+        return distinct(self.rows, "staleness")
 
-    def curve(self, combination: str) -> list[Row]:
+    def curve(self, combination: str) -> Rows:
         """Return the rows of a combination by rising lag."""
-        return [row for row in self.rows if row["combination"] == combination]
+        return where(self.rows, combination=combination)
 
     @cached_property
-    def choices(self) -> list[Row]:
+    def choices(self) -> Rows:
         """The combinations with the least error, by lag and batch."""
-        return [row for row in self.run.rows(CHOICES) if row["pair"] == self.pair]
+        return where(self.run.rows(CHOICES), pair=self.pair)
 
-    def groups(self, verdict: str) -> list[list[Row]]:
+    def groups(self, verdict: str) -> list[Rows]:
         """Return the verdicts of a kind, those with equal numbers together, the best at the
         largest lag first.
         """
         key = "rel_std_last" if verdict == VERDICTS[0] else "rel_bias_last"
-        found = joined(row for row in self.corrections if row["verdict"] == verdict)
+        found = joined(where(self.corrections, verdict=verdict))
         return sorted(found.values(), key=lambda rows: (math.isnan(rows[0][key]), rows[0][key]))
 
     @cached_property
-    def ordered(self) -> list[list[Row]]:
+    def ordered(self) -> list[Rows]:
         """Groups of all kinds."""
         return [rows for verdict in VERDICTS for rows in self.groups(verdict)]

@@ -14,9 +14,11 @@ from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.combinations import MOST, amount, exact, named, share
 from klbench.report.figures import MARKERS
 from klbench.report.numbers import short
-from klbench.report.plots import Axis, Bar, Line, bars, legend, lines
+from klbench.report.panels import Bar, bars
+from klbench.report.plots import Axis, Line, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
+from klbench.rows import column_of, finite, where
 from klbench.studies.staleness.columns import error_in, to_the_sampler
 from klbench.studies.staleness.section_data import VERDICTS, Lagging, Staleness
 
@@ -28,10 +30,10 @@ COLOURS = {
     for verdict, slot in zip(VERDICTS, (2, 0, 1), strict=True)
 }
 OTHERS = LegendEntry(SAY.others(), 5, "d")
-SIZES = (
-    ("ess", LegendEntry("whole sequences", 5, "o")),
-    ("ess_token", LegendEntry("single tokens", 5, "s", dashed=True)),
-)
+SIZES = {
+    "ess": LegendEntry("whole sequences", 5, "o"),
+    "ess_token": LegendEntry("single tokens", 5, "s", dashed=True),
+}
 
 
 def at_last(lagging: Lagging) -> Figure:
@@ -58,13 +60,8 @@ def at_last(lagging: Lagging) -> Figure:
     )
     kept = {row["verdict"] for row in shown}
     entries = [entry for verdict, entry in COLOURS.items() if verdict in kept]
-    return Figure(
-        f"staleness-last{lagging.run.stem}",
-        SAY.last_title(short(lagging.lags[-1])),
-        caption,
-        panels,
-        entries,
-    )
+    title = SAY.last_title(short(lagging.lags[-1]))
+    return lagging.run.figure("staleness-last", title, caption, panels, entries)
 
 
 def _wrapped(row: Row) -> str:
@@ -121,18 +118,16 @@ def over_seeds(run: Staleness) -> Figure:
         for row in run.over_seeds
     ]
     first = run.over_seeds[0]
-    return Figure(
-        f"staleness-seeds{run.stem}",
+    # Room for an interval in words beyond the longest bar.
+    end = 2.0 * max(bar.value for bar in drawn)
+    axis = Axis(SAY.noise_axis(), place=lambda axes: axes.set_xlim(0.0, end))
+    return run.figure(
+        "staleness-seeds",
         SAY.seeds_title(),
         SAY.seeds_caption(first["series"], short(first["staleness"]), first["pairs"]),
-        [bars(SAY.noise(), drawn, Axis(SAY.noise_axis(), place=_room(drawn)), left=0.55)],
+        [bars(SAY.noise(), drawn, axis, left=0.55)],
         [kind for kind in kinds.values() if any(bar.entry == kind for bar in drawn)],
     )
-
-
-def _room(drawn: Sequence[Bar]) -> Callable[[Axes], object]:
-    """Return what makes room for an interval in words beyond the longest bar."""
-    return lambda axes: axes.set_xlim(0.0, 2.0 * max(bar.value for bar in drawn))
 
 
 def bias_against_noise(lagging: Lagging) -> Figure:
@@ -144,10 +139,8 @@ def bias_against_noise(lagging: Lagging) -> Figure:
     for lag in lagging.lags:
         rows = [
             row
-            for row in lagging.rows
-            if row["staleness"] == lag
-            and 0.0 < row["rel_std"] < math.inf
-            and not to_the_sampler(row)
+            for row in where(lagging.rows, staleness=lag)
+            if 0.0 < row["rel_std"] < math.inf and not to_the_sampler(row)
         ]
         others = [row for row in rows if row["combination"] not in best]
         beaten = beaten or bool(others)
@@ -155,13 +148,11 @@ def bias_against_noise(lagging: Lagging) -> Figure:
         drawn += [_points(best[row["combination"]], [row]) for row in rows if row not in others]
         bias = Axis(SAY.bias_axis(), scale="symlog", threshold=1.0, levels=(100.0,))
         panels.append(lines(SAY.lag(short(lag)), drawn, Axis(SAY.noise_axis(), scale="log"), bias))
-    return Figure(
-        f"staleness-noise{lagging.run.stem}",
-        SAY.against_title(),
+    caption, legend = (
         SAY.against_caption(lagging.label),
-        panels,
         [*best.values(), *([OTHERS] if beaten else [])],
     )
+    return lagging.run.figure("staleness-noise", SAY.against_title(), caption, panels, legend)
 
 
 def _best(lagging: Lagging) -> dict[str, LegendEntry]:
@@ -176,7 +167,7 @@ def _best(lagging: Lagging) -> dict[str, LegendEntry]:
 
 def _points(entry: LegendEntry, rows: Sequence[Row]) -> Line:
     biases = [_bias(row) for row in rows]
-    return Line(entry, [row["rel_std"] for row in rows], biases, joined=False)
+    return Line(entry, column_of(rows, "rel_std"), biases, joined=False)
 
 
 def by_batch(lagging: Lagging) -> Figure:
@@ -184,7 +175,7 @@ def by_batch(lagging: Lagging) -> Figure:
     each lag.
     """
     entries = _best(lagging)
-    largest = max(row["batch_from"] for row in lagging.choices)
+    largest = max(column_of(lagging.choices, "batch_from"))
     batches = np.geomspace(1.0, 10.0 * largest, 60).tolist()
     panels = []
     for lag in lagging.lags:
@@ -197,13 +188,7 @@ def by_batch(lagging: Lagging) -> Figure:
         y = Axis(SAY.error_axis(), scale="log", levels=(100.0,))
         panels.append(lines(SAY.lag(short(lag)), drawn, Axis(SAY.batch_axis(), scale="log"), y))
     caption = SAY.batch_caption(lagging.label)
-    return Figure(
-        f"staleness-batches{lagging.run.stem}",
-        SAY.batch_title(),
-        caption,
-        panels,
-        list(entries.values()),
-    )
+    return lagging.run.figure("staleness-batches", SAY.batch_title(), caption, panels, entries)
 
 
 def _error(row: Row, batch: float) -> float:
@@ -238,30 +223,15 @@ def over_lags(run: Staleness) -> Iterator[Figure]:
                 _over_lags(lagging, drawn, SAY.noise_axis() if right else SAY.bias_axis())
             )
         caption = SAY.lag_caption(verdict, len(list(names)[MOST:]), len(run.lagging[MAX_PAIRS:]))
-        yield Figure(
-            f"staleness-{verdict.replace(' ', '-')}{run.stem}",
-            SAY.lag_title(verdict),
-            caption,
-            panels,
-            list(entries.values()),
-        )
-    sized = [
-        (
-            lagging,
-            [
+        name = f"staleness-{verdict.replace(' ', '-')}"
+        yield run.figure(name, SAY.lag_title(verdict), caption, panels, entries)
+    panels = []
+    for lagging in pairs:
+        if finite(lagging.rows, "ess"):
+            sizes = [
                 (entry, [(row["staleness"], row[size]) for row in lagging.rows])
-                for size, entry in SIZES
-            ],
-        )
-        for lagging in pairs
-        if any(math.isfinite(row["ess"]) for row in lagging.rows)
-    ]
-    if sized:
-        panels = [_over_lags(lagging, drawn, SAY.size_axis()) for lagging, drawn in sized]
-        yield Figure(
-            f"staleness-sizes{run.stem}",
-            SAY.size_title(),
-            SAY.size_caption(),
-            panels,
-            [entry for _, entry in SIZES],
-        )
+                for size, entry in SIZES.items()
+            ]
+            panels.append(_over_lags(lagging, sizes, SAY.size_axis()))
+    if panels:
+        yield run.figure("staleness-sizes", SAY.size_title(), SAY.size_caption(), panels, SIZES)

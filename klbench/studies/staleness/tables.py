@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from klbench.rows import grouped, where
+from klbench.rows import column_of, finite, grouped, rising, where
+from klbench.schema import Tables
 from klbench.studies.gradient.tables import QP, Row, first_alike, matches
 from klbench.studies.staleness.choices import choices
 from klbench.studies.staleness.columns import CHOICES, CORRECTIONS, STALENESS
@@ -37,7 +38,7 @@ def _verdict(curve: Sequence[Row]) -> str:
 
 def _quietest(rows: Iterable[Row]) -> Row | None:
     return min(
-        (row for row in rows if math.isfinite(row["rel_std"])),
+        finite(rows, "rel_std"),
         key=lambda row: row["rel_std"],
         default=None,
     )
@@ -48,14 +49,12 @@ def corrections(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFra
 
     ``typed`` holds the name by which the run was asked for a combination.
     """
-    rows = [row for row in STALENESS.rows(staleness) if math.isfinite(row["staleness"])]
+    rows = finite(STALENESS.rows(staleness), "staleness")
     same = first_alike(grouped(rows, "combination"), ("rel_bias", "rel_std"))
     result = []
-    for pair in dict.fromkeys(row["pair"] for row in rows):
+    for pair in dict.fromkeys(column_of(rows, "pair")):
         found = grouped(where(rows, pair=pair), "combination")
-        curves = {
-            name: sorted(curve, key=lambda row: row["staleness"]) for name, curve in found.items()
-        }
+        curves = {name: rising(curve, "staleness") for name, curve in found.items()}
         right = [curve[-1] for curve in curves.values() if _verdict(curve) == "right at every lag"]
         rivals = {
             "best": _quietest(right),
@@ -94,7 +93,7 @@ def corrections(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFra
     return CORRECTIONS.frame(result)
 
 
-def complete(tables: Mapping[str, pd.DataFrame]) -> Mapping[str, pd.DataFrame]:
+def complete(tables: Tables) -> Tables:
     """Return the tables of a run of an earlier version with the verdicts on corrections."""
     if STALENESS.table not in tables:
         return tables

@@ -15,6 +15,8 @@ from klbench.context import Context
 from klbench.pairs import Pair
 from klbench.pairs.lm import LmPair, threads
 from klbench.rlhf.testbed.distilled import States
+from klbench.rows import Rows
+from klbench.schema import Tables
 from klbench.studies.distill.rows import states, token_log_probs
 from klbench.studies.temperature.options import TemperatureOptions
 from klbench.study import Summary
@@ -47,7 +49,7 @@ def of_states(log_q: Tensor, log_p: Tensor, temperature: float) -> dict[str, Ten
     }
 
 
-def enumerated(pair: Pair, temperatures: Sequence[float]) -> list[Row]:
+def enumerated(pair: Pair, temperatures: Sequence[float]) -> Rows:
     """One task: a pair whose every sequence is enumerated."""
     with one_thread():
         found = states(pair)
@@ -113,7 +115,7 @@ def sampled(pair: LmPair, temperature: float, samples: int, seed: int) -> dict[s
     return {name: np.concatenate(each) for name, each in parts.items()}
 
 
-def of_language(pair: LmPair, options: TemperatureOptions, seed: int) -> list[Row]:
+def of_language(pair: LmPair, options: TemperatureOptions, seed: int) -> Rows:
     """Return the rows of a pair of language models, from completions at each temperature."""
     n = options.samples
     models = sampled(pair, 1.0, n, seed)["kl_scored"]
@@ -131,7 +133,7 @@ def of_language(pair: LmPair, options: TemperatureOptions, seed: int) -> list[Ro
     return rows
 
 
-def run(options: TemperatureOptions, context: Context) -> dict[str, pd.DataFrame]:
+def run(options: TemperatureOptions, context: Context) -> Tables:
     """Return table ``temperature``."""
     listed = [pair for pair in options.pairs if not isinstance(pair, LmPair)]
     tasks = [(pair.title, (pair, options.temperatures)) for pair in listed]
@@ -142,22 +144,17 @@ def run(options: TemperatureOptions, context: Context) -> dict[str, pd.DataFrame
     return {"temperature": pd.DataFrame(rows)} if rows else {}
 
 
-def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+def summarize(results: Tables) -> list[Summary]:
     """Return the quantities of each pair side by side."""
     columns = (">T", ">KL(q‖p)", ">KL(q_T‖p_T)", ">E_q_T log q/p", ">KL(q_T‖p)", ">E q/q_T", ">ESS")
+    quantities = (f"{{{name}:.6g}}" for name in QUANTITIES)
+    cells = ("{temperature:g}", *quantities, "{mean_weight:.4g}", "{ess:.1%}")
     return [
-        Summary(
+        Summary.of(
             f"{pair}: nats a sequence; q_T and p_T have their logits divided by T",
             columns,
-            [
-                (
-                    f"{row['temperature']:g}",
-                    *(f"{row[name]:.6g}" for name in QUANTITIES),
-                    f"{row['mean_weight']:.4g}",
-                    f"{row['ess']:.1%}",
-                )
-                for row in rows.to_dict("records")
-            ],
+            cells,
+            rows,
         )
         for pair, rows in results["temperature"].groupby("pair", sort=False)
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from klbench.report import numbers
@@ -11,6 +10,7 @@ from klbench.report.plots import Axis, Line, legend, lines
 from klbench.report.prose import prose
 from klbench.report.runs import RunTables, by_run
 from klbench.report.tables import Row, select, table
+from klbench.rows import finite, grouped, where
 from klbench.studies.temperature.columns import TEMPERATURE
 
 SAY = prose(__package__)
@@ -27,10 +27,10 @@ ENTRIES = legend(list(DRAWN), labels=list(DRAWN.values()))
 def lead(tables: Tables) -> Lead:
     """Return the quantities of the first pair where they are farthest apart, and all curves."""
     run = by_run(RunTables, tables, TEMPERATURE)[0]
-    rows = [row for row in run.rows(TEMPERATURE) if row["status"] == "ok"]
+    rows = where(run.rows(TEMPERATURE), status="ok")
     if not rows:
         return Lead(SAY.question(), SAY.nothing(), None)
-    first = [row for row in rows if row["pair"] == rows[0]["pair"]]
+    first = where(rows, pair=rows[0]["pair"])
     worst = max(first, key=lambda row: abs(float(row["mean_mixed"] - row["kl_models"])))
     below = [row for row in rows if row["mean_mixed"] + 2.0 * row["mean_mixed_se"] < 0.0]
     more = [SAY.no_kl(below[0])] if below else []
@@ -39,9 +39,7 @@ def lead(tables: Tables) -> Lead:
 
 def figure(run: RunTables) -> Figure:
     """Return each quantity against the temperature, a panel for each pair."""
-    pairs: dict[str, list[Row]] = {}
-    for row in run.rows(TEMPERATURE):
-        pairs.setdefault(row["pair"], []).append(row)
+    pairs = grouped(run.rows(TEMPERATURE), "pair")
     panels = [
         lines(
             pair,
@@ -52,17 +50,12 @@ def figure(run: RunTables) -> Figure:
         for pair, rows in list(pairs.items())[:MAX_PAIRS]
     ]
     left_out = len(list(pairs)[MAX_PAIRS:])
-    return Figure(
-        f"temperature{run.stem}",
-        SAY.figure_title(),
-        SAY.figure_caption(left_out),
-        panels,
-        list(ENTRIES.values()),
-    )
+    caption = SAY.figure_caption(left_out)
+    return run.figure("temperature", SAY.figure_title(), caption, panels, ENTRIES)
 
 
 def _line(rows: Sequence[Row], name: str) -> Line:
-    known = [row for row in rows if math.isfinite(row[name])]
+    known = finite(rows, name)
     value, half = ([float(row[key]) for row in known] for key in (name, f"{name}_se"))
     return Line(
         ENTRIES[name],

@@ -15,6 +15,7 @@ import torch
 
 from klbench import estimators, streams
 from klbench.context import Context
+from klbench.schema import Tables
 from klbench.studies.throughput.columns import ranked
 from klbench.studies.throughput.options import ThroughputOptions
 from klbench.threads import one_thread
@@ -76,7 +77,7 @@ def _calls(
     return calls
 
 
-def run(options: ThroughputOptions, context: Context) -> dict[str, pd.DataFrame]:
+def run(options: ThroughputOptions, context: Context) -> Tables:
     """Table ``throughput``: one row an estimator, backend, pass and dtype."""
     stream = streams.generator(context.seed, "throughput")
     log_ratio, log_weight = 0.3 * stream.standard_normal((2, options.samples))

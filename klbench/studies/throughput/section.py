@@ -20,6 +20,7 @@ from klbench.report.blocks import (
     Text,
 )
 from klbench.report.prose import prose
+from klbench.report.tables import head
 from klbench.studies.throughput.columns import THROUGHPUT
 from klbench.studies.throughput.section_data import FORWARD, MILLION, Data, Setting, load
 
@@ -132,7 +133,7 @@ def _table(data: Data, setting: Setting) -> Table:
     """Return a row for each estimator, and a column for each library, direction and dtype."""
     timed = [(kind, dtype) for kind in data.kinds(setting) for dtype in data.dtypes(setting, kind)]
     found = {each: data.of(setting, *each) for each in timed}
-    columns = [Column(THROUGHPUT["estimator"].heading, THROUGHPUT["estimator"].meaning)]
+    columns = [head(THROUGHPUT, "estimator")]
     for (backend, direction), dtype in timed:
         library = next(each.library for each in data.timings if each.backend == backend)
         columns.append(

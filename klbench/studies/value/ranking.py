@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from klbench.metrics.seeds import Z95
+from klbench.rows import Rows, column_of
 from klbench.studies.value.columns import (
     ALL,
     DIFFERENCES,
@@ -194,7 +195,7 @@ class Ranking:
         Of two measured ones on the same samples, as the table of differences has it.
         """
         rows = [self._rows[pair, batch][name] for name in (first, second)]
-        if any(row["error_exact"] for row in rows):
+        if any(column_of(rows, "error_exact")):
             unsure = [float(row["rmse_se"]) for row in rows if not row["error_exact"]]
             return float(rows[0]["error"]) - float(rows[1]["error"]), math.hypot(
                 *unsure
@@ -255,10 +256,10 @@ class Ranking:
                 found.append([each])
         return found
 
-    def ranges(self) -> list[Row]:
+    def ranges(self) -> Rows:
         """Return the rows of the table of ranges: each series by rising KL, at each batch size."""
         kl = dict(zip(self.pairs["pair"], self.pairs["kl_qp"].astype(float), strict=True))
-        rows: list[Row] = []
+        rows: Rows = []
         for series, values in self.values.groupby("series", sort=False):
             pairs = sorted(
                 values["pair"].unique(), key=lambda pair: (not math.isfinite(kl[pair]), kl[pair])

@@ -15,7 +15,6 @@ from functools import cache
 from itertools import pairwise
 
 import numpy as np
-import pandas as pd
 
 from klbench import estimators, streams
 from klbench.context import Checkpoint, Context
@@ -23,6 +22,7 @@ from klbench.metrics.batches import Counts, PanelMeter, Plan
 from klbench.metrics.moments import Moments
 from klbench.metrics.tails import pareto_khat
 from klbench.pairs import Pair
+from klbench.schema import Tables
 from klbench.studies.value.options import ValueOptions
 from klbench.studies.value.tables import Exact, Measured, skip_reason, tables, tail_variable
 from klbench.threads import one_thread
@@ -225,7 +225,7 @@ def stream_name(pair: Pair) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
+def run(options: ValueOptions, context: Context) -> Tables:
     """Draw, measure, merge.
 
     Then the tables ``values``, ``differences``, ``errors``, ``pairs`` and ``estimators``.

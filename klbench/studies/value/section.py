@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from klbench.report.blocks import Block, Heading, Lead, Paragraph, Section, Tables, Text
+from klbench.rows import column_of, where
 from klbench.studies.value import section_figures, section_tables
 from klbench.studies.value.columns import ALL, FEW_SAMPLES, UNBIASED, VALUES
 from klbench.studies.value.section_data import Data
@@ -38,7 +39,7 @@ def lead(tables: Tables) -> Lead:
             section_figures.lead(data) if data.measured else None,
         )
     best = data.winners(ALL, data.batch).most_common(1)[0][0]
-    widest = max((row for row in ranges if row["estimator"] == best), key=lambda row: row["pairs"])
+    widest = max(where(ranges, estimator=best), key=lambda row: row["pairs"])
     verdict = SAY.verdict(
         _wins(data, ALL, data.batch), len(contenders), len(pairs), data.batch, widest
     )
@@ -71,7 +72,7 @@ def build(tables: Tables) -> Sequence[Block]:
         return [*section_tables.skipped(data)]
     doubtful = Counter(row["status"] for row in data.measured if row["status"] != "ok")
     warnings = [SAY.doubtful(doubtful, len(data.measured))] if doubtful else []
-    warnings += [SAY.narrow()] if min(row["samples"] for row in data.measured) < FEW_SAMPLES else []
+    warnings += [SAY.narrow()] if min(column_of(data.measured, "samples")) < FEW_SAMPLES else []
     broken = [row for row in data.estimators if row["verdict"].startswith("broken")]
     warnings += [SAY.broken(broken)] if broken else []
     return [

@@ -15,7 +15,7 @@ from klbench.report.blocks import LegendEntry
 from klbench.report.plots import MOST_ENTRIES
 from klbench.report.runs import RunTables, stored
 from klbench.report.tables import Row
-from klbench.rows import distinct, keyed
+from klbench.rows import Rows, column_of, distinct, keyed
 from klbench.studies.value.columns import (
     ALL,
     ERRORS,
@@ -48,7 +48,7 @@ class Data(RunTables):
         return keyed(self.rows(PAIRS), "pair")
 
     @cached_property
-    def values(self) -> list[Row]:
+    def values(self) -> Rows:
         """All rows of the main table."""
         named = [row | {"series": self.series_of(row)} for row in self.rows(VALUES)]
         return [
@@ -70,7 +70,7 @@ class Data(RunTables):
         return "all pairs" if values["pair"].nunique() > 1 else str(values["pair"].iloc[0])
 
     @cached_property
-    def measured(self) -> list[Row]:
+    def measured(self) -> Rows:
         """The rows that hold numbers."""
         return [row for row in self.values if not row["status"].startswith("skipped")]
 
@@ -82,7 +82,7 @@ class Data(RunTables):
     @cached_property
     def target(self) -> str:
         """The divergence whose estimators are ranked."""
-        return next((row["target"] for row in self.rows(RANGES)), MAIN_TARGET)
+        return next(iter(column_of(self.rows(RANGES), "target")), MAIN_TARGET)
 
     @cached_property
     def batches(self) -> list[int]:
@@ -145,7 +145,7 @@ class Data(RunTables):
         """Return the different positive divergences of pairs, rising."""
         return sorted({self.kl(pair) for pair in pairs if self.kl(pair) > 0})
 
-    def ranges(self, among: str, batch: int) -> list[Row]:
+    def ranges(self, among: str, batch: int) -> Rows:
         """Return the ranges of KL with their winners, of the series with samples of q."""
         rows = (row | {"series": self.series_of(row)} for row in self.rows(RANGES))
         return [
@@ -281,7 +281,7 @@ class Data(RunTables):
     """One row for each estimator, of each run."""
 
 
-def _leaves(node: Any, path: str = "") -> dict[str, Any]:
+def _leaves(node: Any, path: str = "") -> Row:
     """Return a pair's parameters without their nesting."""
     if not isinstance(node, dict | list):
         return {path: node}

@@ -13,9 +13,11 @@ from klbench.report import plots
 from klbench.report.axes import batch_axis, kl_axis, tick
 from klbench.report.blocks import Figure, LegendEntry, Panel, Text
 from klbench.report.numbers import Z95, percent, short
-from klbench.report.plots import Axis, Line, Mark, Tile
+from klbench.report.panels import Tile, heat
+from klbench.report.plots import Axis, Line, Mark
 from klbench.report.prose import prose
 from klbench.report.tables import Row
+from klbench.rows import Rows, column_of
 from klbench.studies.value.columns import ALL, TWO, UNBIASED
 from klbench.studies.value.section_data import MOST_PANELS, Data
 
@@ -110,7 +112,7 @@ def _curve(
     ]
 
 
-def _rows(data: Data, pairs: Sequence[str], batch: int, name: str) -> list[Row]:
+def _rows(data: Data, pairs: Sequence[str], batch: int, name: str) -> Rows:
     found = (data.at(pair, batch).get(name) for pair in pairs)
     return [row for row in found if row and row["kl"] > 0]
 
@@ -371,7 +373,7 @@ def coverage(data: Data) -> Figure | None:
         if tiles:
             columns = [f"{batch:,}" for batch in batches]
             panels.append(
-                plots.heat(
+                heat(
                     series, tiles, columns, "samples in a batch", detail=_place(data, series, pair)
                 )
             )
@@ -400,7 +402,7 @@ def tails(data: Data) -> Figure | None:
             for pair in pairs
             if data.kl(pair) > 0 and math.isfinite(data.pairs[pair]["khat"])
         ]
-        x = [row["kl_qp"] for row in rows]
+        x = column_of(rows, "kl_qp")
         if len(set(x)) < 2:
             continue
         low, high = (
@@ -410,14 +412,14 @@ def tails(data: Data) -> Figure | None:
             Line(
                 EXACT,
                 x,
-                [row["tail_index"] for row in rows],
+                column_of(rows, "tail_index"),
                 joined=data.is_one_family(pairs),
                 hollow=[False] * len(x),
             ),
             Line(
                 MEASURED,
                 x,
-                [row["khat"] for row in rows],
+                column_of(rows, "khat"),
                 low,
                 high,
                 bars=True,

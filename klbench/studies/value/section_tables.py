@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 
 from klbench.report import cells
 from klbench.report.blocks import Block, Cell, Column, Details, Paragraph, Table
 from klbench.report.formulas import formula
 from klbench.report.numbers import MISSING, number, percent, short
-from klbench.report.tables import Row, select, table
-from klbench.rows import keyed, where
+from klbench.report.tables import Row, folded, head, select, table
+from klbench.rows import column_of, finite, grouped, keyed, where
 from klbench.studies.value.columns import ALL, ESTIMATORS, PAIRS, RANGES, VALUES
 from klbench.studies.value.section_data import Data
 from klbench.studies.value.section_figures import SAY, size
@@ -19,31 +20,23 @@ MOST_ROWS = 600
 LARGE_Z = 5.0
 
 
-def _name(row: Row, name: str) -> Cell:
-    return cells.name(row, name) if row[name] else Cell(MISSING)
-
-
 def _yes(row: Row, name: str) -> Cell:
     return Cell("yes" if row[name] else "no", float(row[name]))
 
 
-def _status(row: Row, name: str) -> Cell:
-    return Cell(row[name], tone="" if row[name] == "ok" else "bad")
-
-
 def _verdict(row: Row, name: str) -> Cell:
     tones = {"broken": "bad", "kept": "good"}
-    return Cell(
-        row[name],
-        tone=next((tone for word, tone in tones.items() if row[name].startswith(word)), "words"),
-    )
+    return Cell(row[name], tone=tones.get(re.split("[:;]", row[name])[0], "words"))
 
 
-RANGE = select("series batch kl_low:short kl_high:short estimator error next behind", next=_name)
+RANGE = select(
+    "series batch kl_low:short kl_high:short estimator error next behind",
+    next=lambda row, name: cells.name(row, name) if row[name] else Cell(MISSING),
+)
 EVERY = select(
     "pair:words estimator target truth bias std:number rmse:number "
     "frac_negative:percent coverage:percent khat status",
-    status=_status,
+    status=lambda row, name: Cell(row[name], tone="" if row[name] == "ok" else "bad"),
 )
 PAIR = select("pair series kl_qp:short kl_pq:short chi2:short tail_index:short khat")
 CLAIM = select(
@@ -70,7 +63,7 @@ def ranges(data: Data) -> list[Block]:
     ]
     shown = (
         *RANGE,
-        *(select("unranked:words") if any(row["unranked"] for row in rows) else []),
+        *(select("unranked:words") if any(column_of(rows, "unranked")) else []),
     )
     all_of_them = table("Least error, range by range", RANGES, where(rows, among=ALL), shown)
     others = [row for row in rows if row["among"] != ALL]
@@ -85,23 +78,17 @@ def at_a_glance(data: Data, batch: int, *, off_policy: bool = False) -> list[Blo
     """Return a row for each pair: the rmse of the drawn estimators, the least in bold."""
     entries = data.off_policy_entries if off_policy else data.entries
     columns = [
-        *(Column(VALUES[name].heading, VALUES[name].meaning) for name in ("pair", "series")),
-        Column(PAIRS["kl_qp"].heading, PAIRS["kl_qp"].meaning, numeric=True),
+        head(VALUES, "pair"),
+        head(VALUES, "series"),
+        head(PAIRS, "kl_qp"),
         *(Column(name, SAY.rmse_of(name), numeric=True) for name in entries),
     ]
     body = []
     for series, pairs in data.series.items():
         for pair in (pair for pair in pairs if (pair in data.off_policy) == off_policy):
-            rows = data.at(pair, batch)
-            found = {
-                name: rows[name]
-                for name in entries
-                if name in rows and rows[name]["target"] == data.target
-            }
-            least = min(
-                (row["error"] for row in found.values() if math.isfinite(row["error"])),
-                default=math.nan,
-            )
+            rows = where(data.at(pair, batch).values(), target=data.target)
+            found = {name: row for name, row in keyed(rows, "estimator").items() if name in entries}
+            least = min(column_of(finite(found.values(), "error"), "error"), default=math.nan)
             kl = Cell(short(data.kl(pair)), data.kl(pair))
             body.append(
                 [Cell(pair), Cell(series), kl, *(_rmse(found.get(name), least) for name in entries)]
@@ -134,7 +121,8 @@ def coverage(data: Data) -> list[Block]:
         for name in dict.fromkeys(row["estimator"] for row in data.measured if row["pair"] == pair)
     ]
     columns = [
-        *(Column(VALUES[name].heading, VALUES[name].meaning) for name in ("pair", "estimator")),
+        head(VALUES, "pair"),
+        head(VALUES, "estimator"),
         *(Column(f"{batch:,}", VALUES["coverage"].meaning, numeric=True) for batch in batches),
     ]
     title = SAY.coverage_title()
@@ -150,14 +138,11 @@ def every_row(data: Data, batch: int) -> list[Block]:
     order = {
         pair: i for i, pair in enumerate(pair for pairs in data.series.values() for pair in pairs)
     }
-    rows = sorted(
-        (row for row in data.measured if row["batch"] == batch), key=lambda row: order[row["pair"]]
-    )
+    rows = sorted(where(data.measured, batch=batch), key=lambda row: order[row["pair"]])
     title = SAY.every(size(batch), len(rows))
     blocks: list[Block] = [table(title, VALUES, rows[:MOST_ROWS], EVERY)]
-    blocks += (
-        [Paragraph(SAY.more_rows(len(rows) - MOST_ROWS), "note")] if len(rows) > MOST_ROWS else []
-    )
+    if len(rows) > MOST_ROWS:
+        blocks.append(Paragraph(SAY.more_rows(len(rows) - MOST_ROWS), "note"))
     return [Details(title, blocks)]
 
 
@@ -167,7 +152,8 @@ def skipped(data: Data) -> list[Block]:
         (row["estimator"], row["status"]) for row in data.values if row["status"] != "ok"
     )
     columns = [
-        *(Column(VALUES[name].heading, VALUES[name].meaning) for name in ("estimator", "status")),
+        head(VALUES, "estimator"),
+        head(VALUES, "status"),
         Column("Rows", SAY.rows_meaning(), numeric=True),
     ]
     rows = [
@@ -186,37 +172,19 @@ def all_tables(data: Data) -> list[Block]:
     blocks += coverage(data)
     for batch in data.shown_batches:
         blocks += every_row(data, batch)
-    title = SAY.pairs_title()
-    return [
-        *blocks,
-        Details(title, [table(title, PAIRS, list(data.pairs.values()), PAIR)]),
-        *skipped(data),
-    ]
+    pairs = folded(SAY.pairs_title(), PAIRS, list(data.pairs.values()), PAIR)
+    return [*blocks, *pairs, *skipped(data)]
 
 
 def claims(data: Data) -> list[Block]:
     """Return the table of claims, one for each run, and how to read it."""
-    runs: dict[str, list[Row]] = {}
-    for row in data.estimators:
-        runs.setdefault(str(row.get("run", "")), []).append(row)
-    described = keyed(data.estimators, "estimator")
-    z = max(
-        (row["exact_z"] for row in data.estimators if math.isfinite(row["exact_z"])),
-        default=math.nan,
-    )
+    runs = grouped((row | {"run": row.get("run", "")} for row in data.estimators), "run")
+    described = list(keyed(data.estimators, "estimator").values())
+    judged = sum(int(row["judged"]) for row in data.estimators if row["verdict"])
+    largest = sorted(column_of(finite(data.estimators, "exact_z"), "exact_z"))[-1:]
     return [
-        Paragraph(
-            SAY.claims_note(
-                sum(int(row["judged"]) for row in data.estimators if row["verdict"]), LARGE_Z
-            )
-        ),
+        Paragraph(SAY.claims_note(judged, LARGE_Z)),
         *(table(SAY.claims_title(run), ESTIMATORS, rows, CLAIM) for run, rows in runs.items()),
-        Details(
-            SAY.formulas(), [table(SAY.formulas(), ESTIMATORS, list(described.values()), FORMULA)]
-        ),
-        *(
-            [Paragraph(SAY.exact(z), "warning" if z > LARGE_Z else "note")]
-            if math.isfinite(z)
-            else []
-        ),
+        *folded(SAY.formulas(), ESTIMATORS, described, FORMULA),
+        *(Paragraph(SAY.exact(z), "warning" if z > LARGE_Z else "note") for z in largest),
     ]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from klbench.report.numbers import with_interval
-from klbench.schema import Tables
+from klbench.schema import Tables, records
 from klbench.studies.value.columns import FEW_SAMPLES, common_batch
 from klbench.study import Summary
+
+COLUMNS = ("estimator", "target", ">truth", ">bias, 95% interval", ">std", ">rmse", "flag")
+CELLS = ("{estimator}", "{target}", "{truth:.4g}", "{off}", "{std:.4g}", "{rmse:.4g}", "{flag}")
 
 
 def summarize(results: Tables) -> list[Summary]:
@@ -18,41 +21,21 @@ def summarize(results: Tables) -> list[Summary]:
     summaries = []
     for title in dict.fromkeys([*titles[:1], *titles[len(titles) // 2 :][:1]]):
         skipped = table["status"].str.startswith("skipped")
-        records = table[(table["pair"] == title) & ~skipped].to_dict("records")
         rows = [
-            (
-                row["estimator"],
-                row["target"],
-                f"{row['truth']:.4g}",
-                with_interval(row["bias"], row["bias_se"]),
-                f"{row['std']:.4g}",
-                f"{row['rmse']:.4g}",
-                "" if row["status"] == "ok" else row["status"],
-            )
-            for row in records
+            row | {"off": with_interval(row["bias"], row["bias_se"])}
+            for row in records(table[(table["pair"] == title) & ~skipped])
         ]
         if rows:
-            heading = (
-                f"{title}, batches of {records[0]['batch']}, {records[0]['samples']:,} samples"
-                " (nats)"
-            )
+            batch, samples = rows[0]["batch"], rows[0]["samples"]
+            heading = f"{title}, batches of {batch}, {samples:,} samples (nats)"
             left_out = table[(table["pair"] == title) & skipped].groupby("status", sort=False)
             notes = [f"{reason}: {', '.join(group['estimator'])}" for reason, group in left_out]
-            if records[0]["samples"] < FEW_SAMPLES:
+            if samples < FEW_SAMPLES:
                 notes.append(
                     f"With fewer than {FEW_SAMPLES} samples intervals are too narrow: errors are"
                     " taken for normal."
                 )
-            columns = (
-                "estimator",
-                "target",
-                ">truth",
-                ">bias, 95% interval",
-                ">std",
-                ">rmse",
-                "flag",
-            )
-            summaries.append(Summary(heading, columns, rows, notes))
+            summaries.append(Summary.of(heading, COLUMNS, CELLS, rows, notes))
     if len(titles) > 2:
         summaries.append(
             Summary("", (), (), (f"{len(titles) - 2} further pairs are in the report.",))

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,8 @@ from klbench.metrics.moments import Moments
 from klbench.metrics.tails import HEAVY
 from klbench.oracles import ExactMoments
 from klbench.pairs import Pair
+from klbench.rows import Row
+from klbench.schema import Tables
 from klbench.studies.value.columns import DIFFERENCES, ERRORS, PAIRS, QUANTILES, VALUES, quantile
 from klbench.studies.value.ranking import SKEWED, ranked
 from klbench.types import Estimator, Skip, Truth
@@ -145,9 +146,7 @@ def _status(measured: Measured, i: int, khat: float, std_z: float) -> str:
     return "ok"
 
 
-def _about(
-    measured: Measured, estimator: Estimator, batch: int, samples: int
-) -> tuple[Truth, dict[str, Any]]:
+def _about(measured: Measured, estimator: Estimator, batch: int, samples: int) -> tuple[Truth, Row]:
     """Return the divergence that an estimator aims at, and what is known of a row before
     anything is measured.
     """
@@ -165,9 +164,7 @@ def _about(
     }
 
 
-def _row(
-    measured: Measured, i: int, j: int, samples: int, covariance: np.ndarray
-) -> dict[str, Any]:
+def _row(measured: Measured, i: int, j: int, samples: int, covariance: np.ndarray) -> Row:
     estimator, counts, batch = (
         measured.plan.estimators[i],
         measured.counts,
@@ -342,7 +339,7 @@ def pairs(results: Sequence[Measured]) -> pd.DataFrame:
     rows = []
     for measured in results:
         truths = measured.exact.truths
-        row: dict[str, Any] = {
+        row: Row = {
             "pair": measured.pair.title,
             "series": measured.pair.series,
             "kind": measured.pair.kind,
@@ -385,9 +382,7 @@ def described(chosen: Sequence[Estimator]) -> pd.DataFrame:
     )
 
 
-def tables(
-    results: Sequence[Measured], chosen: Sequence[Estimator], samples: int
-) -> dict[str, pd.DataFrame]:
+def tables(results: Sequence[Measured], chosen: Sequence[Estimator], samples: int) -> Tables:
     """All tables of the study, by name."""
     return ranked(
         {
