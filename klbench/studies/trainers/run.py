@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from klbench import gradients, trainers
+from klbench.advise.answer import plain
 from klbench.advise.measured import gradient_errors, policies
 from klbench.context import Context
 from klbench.rows import Row, where
@@ -99,7 +100,8 @@ def _release(folder: Path, defaults: Sequence[Row]) -> Iterable[Row]:
         said = [] if meaning is None else [meaning.combination, meaning.named]
         known = {gradients.get(name).spec for name in said if name not in ("", NONE)}
         seen = row["combination"]
-        same = bool(seen) and gradients.get(seen).spec in known
+        spec = gradients.get(seen).spec if seen else ""
+        same = spec in known or spec in map(plain, known)
         mine = where(findings, target=row["target"])
         told = {
             column: "; ".join(each["message"] for each in mine if each["kind"] in kinds)
