@@ -43,16 +43,19 @@ constant. A divergence that is infinite has none: NaN. There are no second deriv
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from klbench.kernels.autograd import divergences
+from klbench.kernels.overlap import Asked, TopMass, look_again
 from klbench.registry import unknown
 from klbench.types import ConfigError
 
-__all__ = ["TokenDivergences", "choose", "names", "token_divergences"]
+__all__ = ["TokenDivergences", "TopMass", "choose", "names", "token_divergences"]
 
 # In the order in which one is chosen: the first that can be used.
 _MODULES = {"triton": "gpu", "cpu": "cpu", "reference": "reference"}
@@ -62,7 +65,8 @@ _MODULES = {"triton": "gpu", "cpu": "cpu", "reference": "reference"}
 class TokenDivergences:
     """The result of :func:`token_divergences`.
 
-    Five tensors of shape ``(n,)``, in nats, and the kernel that computed them.
+    Five tensors of shape ``(n,)``, in nats, the kernel that computed them, and what else was asked
+    for: None where it was not.
 
     float64 where policy or reference are float64, else float32.
     """
@@ -73,6 +77,9 @@ class TokenDivergences:
     kl_pq: Tensor
     entropy: Tensor
     kernel: str
+    total_variation: Tensor | None = None
+    jsd: Tensor | None = None
+    top: TopMass | None = None
 
 
 def names() -> list[str]:
@@ -125,6 +132,16 @@ def choose(policy: Tensor, reference: Tensor | None = None, *, kernel: str = "au
     return next(name for name in fit if _obstacle(name, policy, reference) is None)
 
 
+def _asked(total_variation: bool, jsd: float | None, top: Sequence[int], support: str) -> Asked:
+    if jsd is not None and not 0.0 < jsd < 1.0:
+        raise ConfigError(f"beta of jsd must be between 0 and 1, got {jsd}")
+    if any(k < 1 for k in top):
+        raise ConfigError(f"each k of top must be 1 or more, got {list(top)}")
+    if support not in ("policy", "reference"):
+        raise unknown("support", support, ["policy", "reference"])
+    return Asked(total_variation, jsd, tuple(top), support == "policy")
+
+
 def _check(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int | None) -> None:
     if policy.ndim != 2 or policy.shape[1] == 0:
         raise ConfigError(
@@ -172,8 +189,14 @@ def token_divergences(
     *,
     kernel: str = "auto",
     block_rows: int | None = None,
+    total_variation: bool = False,
+    jsd: float | None = None,
+    top: Sequence[int] = (),
+    support: str = "policy",
 ) -> TokenDivergences:
     """Log-probabilities of the tokens, KL(q‖p), KL(p‖q) and the entropy of q, a row each, in nats.
+
+    And on request what takes a second look at the logits.
 
     Parameters
     ----------
@@ -187,6 +210,16 @@ def token_divergences(
     block_rows
         Rows at a time, with ``reference`` and ``cpu``; ``triton`` takes a row a program. None
         leaves it to the kernel.
+    total_variation
+        Whether to give ``sum |q - p| / 2``.
+    jsd
+        ``beta`` between 0 and 1: give ``beta KL(p‖m) + (1 - beta) KL(q‖m)``, ``m = beta p + (1 -
+        beta) q``.
+    top
+        Values of k: give the masses of both on the k most probable tokens, and KL(q‖p) with one
+        bucket of all others. Beyond V they are as V; of equal logits the first are taken.
+    support
+        Whose most probable tokens these are: ``policy`` or ``reference``.
 
     Returns
     -------
@@ -199,16 +232,21 @@ def token_divergences(
         used here.
     """
     _check(policy, reference, tokens, block_rows)
+    asked = _asked(total_variation, jsd, top, support)
     name = choose(policy, reference, kernel=kernel)
+    reference = reference.detach()
+    implementation: Any = importlib.import_module(f"klbench.kernels.{_MODULES[name]}")
+    results: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
     if name == "reference":
-        from klbench.kernels import reference as plain
-
-        return TokenDivergences(
-            *plain.divergences(policy, reference.detach(), tokens, block_rows), name
+        results = implementation.divergences(policy, reference, tokens, block_rows)
+    else:
+        results, found = divergences(policy, reference, tokens, implementation, block_rows)
+    if not asked:
+        return TokenDivergences(*results, name)
+    with torch.no_grad():
+        if name == "reference":
+            found = implementation.normalisers(policy, reference)
+        more = look_again(
+            policy.detach(), reference, found, asked, implementation, block_rows, results[0].dtype
         )
-    from klbench.kernels.autograd import divergences
-
-    implementation = importlib.import_module(f"klbench.kernels.{_MODULES[name]}")
-    return TokenDivergences(
-        *divergences(policy, reference.detach(), tokens, implementation, block_rows), name
-    )
+    return TokenDivergences(*results, name, *more)

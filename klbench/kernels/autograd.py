@@ -65,10 +65,10 @@ def _weights(found: Tensor, upstream: tuple[Tensor | None, ...]) -> Tensor:
 
 def divergences(
     policy: Tensor, reference: Tensor, tokens: Tensor, implementation: Any, block_rows: int | None
-) -> Results:
-    """``log_q, log_p, kl_qp, kl_pq, entropy``, each ``(n,)`` and float32.
+) -> tuple[Results, Tensor]:
+    """``log_q, log_p, kl_qp, kl_pq, entropy``, each ``(n,)`` and float32, and all columns.
 
-    All but ``log_p`` have gradients.
+    All but ``log_p`` and the columns have gradients.
     """
 
     class Divergences(torch.autograd.Function):
@@ -78,15 +78,16 @@ def divergences(
             ctx.save_for_backward(policy, reference, tokens, found)
             ctx.set_materialize_grads(False)
             results = tuple(found[:, k].float() for k in range(ENTROPY + 1))
-            ctx.mark_non_differentiable(results[LOG_P])
-            return results
+            ctx.mark_non_differentiable(results[LOG_P], found)
+            return *results, found
 
         @staticmethod
         @once_differentiable
         def backward(ctx: Any, *upstream: Tensor | None) -> Tensor:
             policy, reference, tokens, found = ctx.saved_tensors
-            weights = _weights(found, upstream)
+            weights = _weights(found, upstream[:-1])
             return implementation.backward(policy, reference, tokens, found, weights, block_rows)
 
     apply: Any = Divergences.apply
-    return apply(policy)
+    log_q, log_p, kl_qp, kl_pq, entropy, found = apply(policy)
+    return (log_q, log_p, kl_qp, kl_pq, entropy), found

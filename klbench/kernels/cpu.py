@@ -15,12 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from klbench.kernels import loops
+from klbench.kernels import loops, overlap_loops, words
+from klbench.kernels import reference as plain
 from klbench.kernels.autograd import FOUND
+from klbench.kernels.overlap import Asked
 
 ROWS = 8
 """Rows that a thread takes at a time, unless told."""
-KINDS = {torch.float32: loops.FULL, torch.bfloat16: loops.BRAIN, torch.float16: loops.SMALL}
+KINDS = {torch.float32: words.FULL, torch.bfloat16: words.BRAIN, torch.float16: words.SMALL}
+INSERTED = 256
+"""The largest support that is found by insertion; a larger one takes a sort."""
 WORTH_THREADS = 2**18
 """Logits from which a second thread pays."""
 
@@ -43,18 +47,18 @@ class _Rows:
     def __init__(self, x: Tensor) -> None:
         self.rows = x.detach()
         self.in_place = x.stride(1) == 1 or x.shape[1] == 1
-        self.kind = KINDS[x.dtype] if self.in_place else loops.FULL
+        self.kind = KINDS[x.dtype] if self.in_place else words.FULL
         if self.in_place:
             stride = x.stride(0)
             span = (x.shape[0] - 1) * stride + x.shape[1] if x.shape[0] else 0
             self.words = _words(torch.as_strided(self.rows, (span,), (1,)))
-            self.stride = stride * (2 if self.kind == loops.FULL else 1)
+            self.stride = stride * (2 if self.kind == words.FULL else 1)
 
     def at(self, row: int) -> tuple[np.ndarray, int, int]:
         """Return the words, how many there are from one row to the next, and their kind."""
         if self.in_place:
             return self.words, self.stride, self.kind
-        return _words(self.rows[row].float().contiguous()), 0, loops.FULL
+        return _words(self.rows[row].float().contiguous()), 0, words.FULL
 
 
 def _words(x: Tensor) -> np.ndarray:
@@ -116,3 +120,50 @@ def backward(
 
     _share(n, size, block_rows, work)
     return gradient
+
+
+def leading(logits: Tensor, k: int, block_rows: int | None) -> Tensor:
+    """Return the result of :class:`klbench.kernels.overlap.Second`."""
+    if k > INSERTED:
+        return plain.leading(logits, k, block_rows)
+    n, size = logits.shape
+    places = torch.empty(n, k, dtype=torch.int64)
+    rows, table = _Rows(logits), places.numpy()
+
+    def work(first: int, last: int) -> None:
+        step = last - first if rows.in_place else 1
+        for row in range(first, last, step):
+            overlap_loops.leading(rows.at(row), size, row, row + step, table)
+
+    _share(n, size, block_rows, work)
+    return places
+
+
+def overlap(
+    policy: Tensor,
+    reference: Tensor,
+    found: Tensor,
+    asked: Asked,
+    ends: Tensor,
+    block_rows: int | None,
+) -> Tensor:
+    """Return the result of :class:`klbench.kernels.overlap.Second`, in float64."""
+    n, size = policy.shape
+    out = torch.empty(n, 4, dtype=torch.float64)
+    q, p, table, last_ids, to = (
+        _Rows(policy),
+        _Rows(reference),
+        found.numpy(),
+        ends.numpy(),
+        out.numpy(),
+    )
+    beta = np.float32(asked.jsd or 0.0)
+
+    def work(first: int, last: int) -> None:
+        step = last - first if q.in_place and p.in_place else 1
+        for row in range(first, last, step):
+            ends_of_rows = (row, row + step, table, asked.total_variation, beta, last_ids)
+            overlap_loops.overlap(q.at(row), p.at(row), size, *ends_of_rows, asked.by_policy, to)
+
+    _share(n, size, block_rows, work)
+    return out

@@ -10,8 +10,10 @@ import importlib.util
 import torch
 from torch import Tensor
 
+from klbench.kernels import reference as plain
 from klbench.kernels.autograd import FOUND
 from klbench.kernels.interpreter import interpreted
+from klbench.kernels.overlap import Asked
 
 
 def obstacle(policy: Tensor, reference: Tensor) -> str | None:
@@ -82,3 +84,42 @@ def backward(
             WIDTH=tiles.width(size),
         )
     return gradient
+
+
+def leading(logits: Tensor, k: int, block_rows: int | None) -> Tensor:
+    """Return the result of :class:`klbench.kernels.overlap.Second`, by a stable sort."""
+    return plain.leading(logits, k, block_rows)
+
+
+def overlap(
+    policy: Tensor,
+    reference: Tensor,
+    found: Tensor,
+    asked: Asked,
+    ends: Tensor,
+    block_rows: int | None,
+) -> Tensor:
+    """Return the result of :class:`klbench.kernels.overlap.Second`, in float32."""
+    from klbench.kernels import overlap_tiles, tiles
+
+    policy, reference = _rows(policy), _rows(reference)
+    n, size = policy.shape
+    out = torch.empty(n, 4, dtype=torch.float32, device=policy.device)
+    if n:
+        overlap_tiles.overlap[(n,)](
+            policy,
+            policy.stride(0),
+            reference,
+            reference.stride(0),
+            found,
+            ends,
+            out,
+            size,
+            asked.jsd or 0.0,
+            WIDTH=tiles.width(size),
+            VARIATION=asked.total_variation,
+            SHANNON=asked.jsd is not None,
+            MASSES=bool(asked.top),
+            BY_POLICY=asked.by_policy,
+        )
+    return out

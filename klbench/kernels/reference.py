@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, log, log1p, nan
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from klbench.kernels.autograd import FOUND, LOG_SUM_Q, SHIFT
+
+if TYPE_CHECKING:
+    from klbench.kernels.overlap import Asked
 
 ABSENT = -1e30
 """A logit of this or less is a probability of 0."""
@@ -44,6 +50,71 @@ def _block(policy: Tensor, reference: Tensor, tokens: Tensor) -> tuple[Tensor, .
         infinite((q_absent & ~p_absent).any(-1), (p * (some_p - some_q)).sum(-1)),
         -(q * some_q).sum(-1),
     )
+
+
+def leading(logits: Tensor, k: int, block_rows: int | None) -> Tensor:
+    """Return the result of :class:`klbench.kernels.overlap.Second`, by a stable sort."""
+    rows = block_rows or max(1, BLOCK // logits.shape[1])
+    parts = [
+        _log_softmax(x).sort(dim=-1, descending=True, stable=True).indices[:, :k]
+        for x in torch.split(logits, rows)
+    ]
+    return torch.cat(parts)
+
+
+def _log_sum(logits: Tensor) -> Tensor:
+    """NaN where all are absent, as a log-softmax has it."""
+    x = logits.double()
+    total = x.masked_fill(x <= ABSENT, -inf).logsumexp(-1)
+    return total.masked_fill(total.isinf(), nan)
+
+
+def normalisers(policy: Tensor, reference: Tensor) -> Tensor:
+    """Return what the compiled kernels find in their first pass, without the results.
+
+    Shape ``(n, FOUND)``, float64.
+    """
+    found = torch.zeros(len(policy), FOUND, dtype=torch.float64, device=policy.device)
+    for x, column in ((policy, LOG_SUM_Q), (reference, SHIFT)):
+        rows = max(1, BLOCK // x.shape[1])
+        parts = [_log_sum(part) for part in torch.split(x, rows)]
+        found[:, column] = torch.cat(parts)
+    found[:, SHIFT] -= found[:, LOG_SUM_Q]
+    return found
+
+
+def overlap(
+    policy: Tensor,
+    reference: Tensor,
+    found: Tensor,
+    asked: Asked,
+    ends: Tensor,
+    block_rows: int | None,
+) -> Tensor:
+    """Return the result of :class:`klbench.kernels.overlap.Second`."""
+    n, size = policy.shape
+    rows = block_rows or max(1, BLOCK // size)
+    out = torch.zeros(n, 4, dtype=torch.float64, device=policy.device)
+    for start in range(0, n, rows):
+        block = slice(start, start + rows)
+        log_q, log_p = (_log_softmax(x[block]) for x in (policy, reference))
+        q, p, gone = log_q.exp(), log_p.exp(), log_q.isneginf() & log_p.isneginf()
+        out[block, 0] = (q - p).abs().sum(-1) / 2
+        if asked.jsd is not None:
+            a, b = (x.masked_fill(gone, 0.0) for x in (log_p, log_q))
+            middle = torch.logaddexp(a + log(asked.jsd), b + log1p(-asked.jsd))
+            parts = [
+                torch.where(each.isneginf() | gone, 0.0, each.exp() * (each - middle))
+                for each in (a, b)
+            ]
+            out[block, 1] = (asked.jsd * parts[0] + (1.0 - asked.jsd) * parts[1]).sum(-1)
+        if len(ends):
+            own, at = (log_q if asked.by_policy else log_p), ends[block, None]
+            least = own.gather(-1, at)
+            places = torch.arange(size, device=own.device)
+            inside = (own > least) | ((own == least) & (places <= at))
+            out[block, 2], out[block, 3] = (x.masked_fill(inside, 0.0).sum(-1) for x in (q, p))
+    return out
 
 
 def divergences(

@@ -48,7 +48,8 @@ def _worth_trying(configs: list[Any], arguments: dict[str, Any], **options: Any)
     return configs if options["WIDTH"] > 4096 else configs[:1]
 
 
-def _tuned(function: Any) -> Any:
+def tuned(function: Any) -> Any:
+    """Compile with the tile and warps that are fastest for rows of a width."""
     return triton.autotune(
         _configs(), key=["WIDTH"], prune_configs_by={"early_config_prune": _worth_trying}
     )(triton.jit(function))
@@ -67,7 +68,7 @@ def _gap(x):  # type: ignore[no-untyped-def]
     return tl.where(tl.abs(x) < HALF, near, tl.exp(x) - 1.0 - x)
 
 
-@_tuned
+@tuned
 def forward(  # type: ignore[no-untyped-def]
     policy,
     policy_stride,
@@ -195,7 +196,7 @@ def forward(  # type: ignore[no-untyped-def]
     tl.store(found + 8, shift)
 
 
-@_tuned
+@tuned
 def backward(  # type: ignore[no-untyped-def]
     policy,
     policy_stride,

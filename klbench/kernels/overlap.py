@@ -1,0 +1,150 @@
+"""What needs the normalisers first, and so a second look at the logits.
+
+Total variation, the Jensen-Shannon divergence, and masses on the most probable tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from klbench.kernels.autograd import MAX_Q, SHIFT
+from klbench.kernels.reference import ABSENT
+
+VARIATION, JSD, TAIL_Q, TAIL_P = range(4)
+"""Columns of a second pass."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for.
+
+    Parameters
+    ----------
+    jsd
+        ``beta``; None: no Jensen-Shannon divergence.
+    top
+        How many of the most probable tokens, each; empty: no masses.
+    by_policy
+        Whether they are the policy's most probable ones, or the reference's.
+    """
+
+    total_variation: bool
+    jsd: float | None
+    top: tuple[int, ...]
+    by_policy: bool
+
+    def __bool__(self) -> bool:
+        return self.total_variation or self.jsd is not None or bool(self.top)
+
+
+@dataclass(frozen=True)
+class TopMass:
+    """Masses on the ``k`` most probable tokens of policy or reference, for each k.
+
+    Tensors of shape ``(n, len(ks))``.
+
+    Parameters
+    ----------
+    policy, reference
+        Of q and of p on these tokens, from 0 to 1.
+    kl_qp
+        KL(q‖p) if all other tokens are taken for one, in nats: at most that over all.
+    """
+
+    ks: tuple[int, ...]
+    policy: Tensor
+    reference: Tensor
+    kl_qp: Tensor
+
+
+Found: TypeAlias = "tuple[Tensor | None, Tensor | None, TopMass | None]"
+"""Total variation, Jensen-Shannon divergence and masses, where they were asked for."""
+
+
+class Second(Protocol):
+    """A module with these functions as well."""
+
+    def leading(self, logits: Tensor, k: int, block_rows: int | None) -> Tensor:
+        """The ids of the k largest logits, in order, ``(n, k)``; of equal ones the first first."""
+
+    def overlap(
+        self,
+        policy: Tensor,
+        reference: Tensor,
+        found: Tensor,
+        asked: Asked,
+        ends: Tensor,
+        block_rows: int | None,
+    ) -> Tensor:
+        """The columns above, ``(n, 4)``.
+
+        ``found`` is of the first pass. Tails are the masses on tokens behind ``ends``, the id of
+        the last token of each support.
+        """
+
+
+def _terms(log_a: Tensor, log_b: Tensor) -> Tensor:
+    """``a (log a - log b)``, 0 where a is 0, infinite where b alone is."""
+    return torch.where(log_a.isneginf(), 0.0, log_a.exp() * (log_a - log_b))
+
+
+def _masses(
+    log_q: Tensor, log_p: Tensor, tail_q: Tensor, tail_p: Tensor, ks: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Masses of q and p, and KL of the coarser ones, for each k.
+
+    From log-probabilities on the largest support, ``(n, k)``, and masses beyond it. Tails are
+    summed, since 1 less the rest would leave rounding of a small one.
+    """
+    q, p = log_q.exp(), log_p.exp()
+    at = [min(k, q.shape[1]) for k in ks]
+    tails = [
+        torch.cat([x, tail[:, None]], dim=-1).flip(-1).cumsum(-1).flip(-1)[:, at]
+        for x, tail in ((q, tail_q), (p, tail_p))
+    ]
+    heads = [k - 1 for k in at]
+    lumped = _terms(tails[0].log(), tails[1].log())
+    inside = _terms(log_q, log_p).cumsum(-1)[:, heads]
+    return q.cumsum(-1)[:, heads], p.cumsum(-1)[:, heads], inside + lumped
+
+
+def look_again(
+    policy: Tensor,
+    reference: Tensor,
+    found: Tensor,
+    asked: Asked,
+    implementation: Any,
+    block_rows: int | None,
+    dtype: torch.dtype,
+) -> Found:
+    """Return what is asked for, from logits and what the first pass found in them."""
+    places = ends = torch.empty(0, dtype=torch.int64, device=policy.device)
+    if asked.top:
+        owner = policy if asked.by_policy else reference
+        places = implementation.leading(owner, min(max(asked.top), policy.shape[1]), block_rows)
+        ends = places[:, -1].contiguous()
+    second = implementation.overlap(policy, reference, found, asked, ends, block_rows).double()
+    masses = None
+    if asked.top:
+        start_q, start_p, log_sum, shift = found[:, MAX_Q : SHIFT + 1].double().T
+        inside = (
+            _log_probs(policy, places, start_q + log_sum),
+            _log_probs(reference, places, start_p + (log_sum + shift)),
+        )
+        parts = _masses(*inside, second[:, TAIL_Q], second[:, TAIL_P], asked.top)
+        masses = TopMass(asked.top, *(part.to(dtype) for part in parts))
+    return (
+        second[:, VARIATION].to(dtype) if asked.total_variation else None,
+        second[:, JSD].to(dtype) if asked.jsd is not None else None,
+        masses,
+    )
+
+
+def _log_probs(logits: Tensor, places: Tensor, normaliser: Tensor) -> Tensor:
+    chosen = logits.gather(-1, places).double()
+    return chosen.masked_fill(chosen <= ABSENT, -math.inf) - normaliser[:, None]

@@ -1,0 +1,228 @@
+"""Total variation, the Jensen-Shannon divergence, and masses on the most probable tokens."""
+
+from math import inf, log, nan
+
+import kernel_oracle
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import jensenshannon
+
+from klbench.kernels import token_divergences
+from klbench.types import ConfigError
+
+TOLERANCE = 2e-6
+ALL = {"total_variation": True, "jsd": 0.5, "top": (1, 8, 64, 9_000)}
+
+
+def results(found):
+    top = found.top
+    return [found.total_variation, found.jsd, top.policy, top.reference, top.kl_qp]
+
+
+def rows(*logits, device="cpu"):
+    return torch.tensor(logits, device=device)
+
+
+def token(n, device):
+    return torch.zeros(n, dtype=torch.int64, device=device)
+
+
+def probabilities(x):
+    x = x.double().cpu().numpy()
+    weights = np.exp(x - x.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def worst(found, truths):
+    error = 0.0
+    for value, truth in zip(results(found), truths, strict=True):
+        got, truth = value.double().cpu().numpy(), np.asarray(truth)
+        assert got.shape == truth.shape
+        with np.errstate(invalid="ignore"):
+            off = np.where(got == truth, 0.0, np.abs(got - truth) / (1 + np.abs(truth)))
+        error = max(error, float(off.max()))
+    return error
+
+
+def exact(policy, reference, beta, ks, support):
+    """By NumPy and SciPy, which share no code with the kernels."""
+    q, p = probabilities(policy), probabilities(reference)
+    order = np.argsort(-(q if support == "policy" else p), axis=-1, kind="stable")
+    mixed = beta * p + (1 - beta) * q
+
+    def divergence(a, b):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(a > 0, a * np.log(a / b), 0.0).sum(-1)
+
+    found = {"policy": [], "reference": [], "kl_qp": []}
+    for k in ks:
+        ordered_q, ordered_p = (np.take_along_axis(x, order, -1) for x in (q, p))
+        coarse = [
+            np.concatenate([x[:, :k], x[:, k:].sum(-1, keepdims=True)], -1)
+            for x in (ordered_q, ordered_p)
+        ]
+        found["policy"].append(coarse[0][:, :k].sum(-1))
+        found["reference"].append(coarse[1][:, :k].sum(-1))
+        found["kl_qp"].append(divergence(*coarse))
+    return [
+        np.abs(q - p).sum(-1) / 2,
+        beta * divergence(p, mixed) + (1 - beta) * divergence(q, mixed),
+        *(np.stack(each, -1) for each in found.values()),
+    ]
+
+
+@pytest.mark.parametrize(("noise", "beta"), [(0.0, 0.5), (1e-3, 0.5), (0.5, 0.9), (6.0, 0.02)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("support", ["policy", "reference"])
+def test_against_numpy(kernel, device, noise, beta, dtype, support):
+    policy, reference, tokens = kernel_oracle.logits(2, 2_500, noise, dtype=dtype, device=device)
+    policy[0, 5] = reference[0, 5] = -inf
+    policy[0, 9] = reference[1, 11] = -inf
+    ks = (3, 1, 64, 300, 4_000)
+    found = token_divergences(
+        policy,
+        reference,
+        tokens,
+        kernel=kernel,
+        total_variation=True,
+        jsd=beta,
+        top=ks,
+        support=support,
+    )
+    assert found.top.ks == ks
+    assert worst(found, exact(policy, reference, beta, ks, support)) < TOLERANCE
+
+
+def test_scipy_agrees(kernel, device):
+    policy, reference, tokens = kernel_oracle.logits(2, 700, 1.0, device=device)
+    got = token_divergences(policy, reference, tokens, kernel=kernel, jsd=0.5).jsd
+    other = jensenshannon(probabilities(policy), probabilities(reference), axis=-1) ** 2
+    assert got.cpu().numpy() == pytest.approx(other, rel=1e-5)
+
+
+def test_known_values(kernel, device):
+    """q = (.6, .4), p = (.9, .1)."""
+    policy, reference = rows([log(0.6), log(0.4)], device=device), rows([log(0.9), log(0.1)])
+    found = token_divergences(
+        policy, reference.to(device), token(1, device), kernel=kernel, **ALL | {"top": (1, 2)}
+    )
+    assert float(found.total_variation) == pytest.approx(0.3, abs=1e-6)
+    assert float(found.jsd) == pytest.approx(0.063288, abs=1e-6)
+    assert found.top.policy[0].tolist() == pytest.approx([0.6, 1.0])
+    assert found.top.reference[0].tolist() == pytest.approx([0.9, 1.0])
+    assert found.top.kl_qp[0].tolist() == pytest.approx([0.311239] * 2, abs=1e-6)
+
+
+def test_small_ones_keep_their_digits(kernel, device):
+    policy, reference, tokens = kernel_oracle.logits(2, 3_000, 3e-4, device=device)
+    got = token_divergences(policy, reference, tokens, kernel=kernel, **ALL)
+    plain = token_divergences(
+        policy.double(), reference.double(), tokens, kernel="reference", **ALL
+    )
+    assert float(plain.jsd.max()) < 1e-7
+    for value, truth in zip(results(got)[:2], results(plain)[:2], strict=True):
+        assert float((value.double() / truth - 1).abs().max()) < 1e-4
+
+
+def test_equal_rows_differ_by_nothing(kernel, device):
+    policy, _, tokens = kernel_oracle.logits(2, 2_500, 0.0, device=device)
+    found = token_divergences(policy, policy.clone(), tokens, kernel=kernel, **ALL)
+    for value in (found.total_variation, found.jsd, found.top.kl_qp):
+        assert float(value.abs().max()) <= (1e-15 if kernel == "reference" else 0.0)
+    assert torch.equal(found.top.policy, found.top.reference)
+
+
+@pytest.mark.parametrize("absent", [-inf, -1e4])
+def test_disjoint_supports(kernel, device, absent):
+    policy = rows([0.0, 0.0, absent, absent], device=device)
+    found = token_divergences(
+        policy, policy.flip(-1), token(1, device), kernel=kernel, **ALL | {"top": (1, 2)}
+    )
+    assert float(found.total_variation) == pytest.approx(1.0, abs=1e-6)
+    assert float(found.jsd) == pytest.approx(log(2.0), abs=1e-6)
+    assert found.top.policy[0].tolist() == pytest.approx([0.5, 1.0])
+    assert found.top.reference[0].tolist() == pytest.approx([0.0, 0.0])
+
+
+def test_one_token(kernel, device):
+    found = token_divergences(
+        rows([3.0], device=device),
+        rows([-7.0], device=device),
+        token(1, device),
+        kernel=kernel,
+        **ALL,
+    )
+    assert [float(value.max()) for value in results(found)] == [0.0, 0.0, 1.0, 1.0, 0.0]
+
+
+def test_of_equal_logits_the_first_are_taken(kernel, device):
+    policy = rows([1.0, 2.0, 2.0, 2.0, 0.0], device=device)
+    reference = rows([0.0, 1.0, 2.0, 3.0, 4.0], device=device)
+    found = token_divergences(policy, reference, token(1, device), kernel=kernel, top=(1, 2, 3, 4))
+    p = torch.softmax(reference[0].double(), -1).tolist()
+    expected = [p[1], p[1] + p[2], sum(p[1:4]), sum(p[:4])]
+    assert found.top.reference[0].tolist() == pytest.approx(expected)
+    assert found.total_variation is None
+    assert found.jsd is None
+
+
+def test_a_tiny_tail_keeps_its_digits(kernel, device):
+    """Where q has half of its mass beyond p's most probable token, and p next to nothing."""
+    policy = rows([0.0, 0.0, -3.0], device=device)
+    reference = rows([60.0, 0.0, -30.0], device=device)
+    found = token_divergences(
+        policy, reference, token(1, device), kernel=kernel, top=(1,), support="reference"
+    )
+    truth = exact(policy, reference, 0.5, (1,), "reference")[-1]
+    assert found.top.kl_qp.cpu().numpy() == pytest.approx(truth, rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice encountered")
+def test_what_is_no_logit_gives_nan_in_its_row_alone(kernel, device):
+    policy, reference, tokens = kernel_oracle.logits(3, 900, 0.5, device=device)
+    policy[0, 3], reference[1] = nan, -inf
+    found = token_divergences(policy, reference, tokens, kernel=kernel, **ALL)
+    for value in (found.total_variation, found.jsd, found.top.kl_qp[:, 0]):
+        assert value.isnan().tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("layout", ["rows apart", "columns apart", "repeated", "none"])
+def test_strides_and_blocks(kernel, device, layout):
+    policy, reference, tokens = kernel_oracle.logits(6, 600, 0.5, device=device)
+    view = {
+        "rows apart": lambda x: x[::2],
+        "columns apart": lambda x: x[:3, ::3],
+        "repeated": lambda x: x[:1].expand(3, -1),
+        "none": lambda x: x[:0],
+    }[layout]
+    policy, reference = view(policy), view(reference)
+    tokens = tokens[: len(policy)] % policy.shape[1]
+    viewed = token_divergences(policy, reference, tokens, kernel=kernel, block_rows=2, **ALL)
+    whole = token_divergences(
+        policy.contiguous(), reference.contiguous(), tokens, kernel=kernel, **ALL
+    )
+    assert all(map(torch.equal, results(viewed), results(whole)))
+
+
+def test_there_are_no_gradients(kernel, device):
+    policy, reference, tokens = kernel_oracle.logits(2, 30, 0.5, device=device)
+    policy.requires_grad_()
+    found = token_divergences(policy, reference, tokens, kernel=kernel, **ALL)
+    assert found.kl_qp.requires_grad
+    assert not any(value.requires_grad for value in results(found))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"jsd": 1.0}, "beta of jsd must be between 0 and 1, got 1.0"),
+        ({"jsd": nan}, "between 0 and 1, got nan"),
+        ({"top": (3, 0)}, r"each k of top must be 1 or more, got \[3, 0\]"),
+        ({"top": (3,), "support": "polcy"}, "unknown support 'polcy'; did you mean 'policy'"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(options, message):
+    policy, reference, tokens = kernel_oracle.logits(2, 5, 0.5)
+    with pytest.raises(ConfigError, match=message):
+        token_divergences(policy, reference, tokens, **options)
