@@ -32,7 +32,7 @@ LOGITS = types.Tuple((BITS, types.int64, types.int64))
 """Rows of logits as words of 16 bits, the words from one row to the next, and their kind."""
 _SOURCES = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
 STAMP = hashlib.blake2s(_SOURCES, digest_size=4).hexdigest()
-"""Of these files: Numba looks at the file of a function, not at those of what it calls."""
+"""A hash of these files: Numba looks at the file of a function, not at those of what it calls."""
 
 
 def compiled(signature: Any, *fast: str) -> Callable[[Callable[..., Any]], Any]:
