@@ -198,7 +198,8 @@ def main(names: list[str]) -> int:
             words = "a warning is missing" if fit else "new"
             print(f"{words}: {full}   [{of}, gradient {matches}, warned: {warned}]", flush=True)
     unused = [] if names else [x for rule in known for x in rule.mutants if x not in used]
-    print(*(f"no survivor fits: {each}" for each in unused), sep="\n")
+    for each in unused:
+        print(f"no survivor fits: {each}")
     print(", ".join(f"{count} {kind}" for kind, count in counts.items()) + f", {new} new")
     return int(bool(new or unused))
 

@@ -34,6 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import torch
 from plain_lm import process, ratio_of
 
+from klbench.lm import large_pages
+
 LIMIT = 0.7
 """The most of TRL's time that klbench may take."""
 MODELS = {"embedded": "embedded:reference", "real": "smollm2"}
@@ -289,6 +291,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
     if asked.side:
+        if asked.side == "klbench":
+            large_pages()  # as a command of klbench does, before torch allocates anything
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         print(json.dumps(SIDES[asked.kind][asked.side](asked)))
         return 0

@@ -64,10 +64,15 @@ TOLD = (
     ("trl_rloo beta={beta}", "trl"),
 )
 
-LM_PAIRS = tuple(PAIRS[k] for k in (0, 5, 6, 9, 11))
-LM_TOLD = (("verl kl_loss_type=k3+ kl_loss_coef={beta}", "skyrl"),)
-AVERAGED = "verl kl_loss_type=k3+ loss_agg_mode={how} kl_loss_coef={beta}"
-"""Of one trainer, too: the mean over all tokens, and that over each sequence's."""
+LM_PAIRS = (
+    ("verl kl_loss_type=k3+ kl_loss_coef={beta}", "skyrl"),
+    *(PAIRS[k] for k in (0, 5, 6, 9, 11)),
+)
+AVERAGED = (
+    ("verl kl_loss_type=k3+ kl_loss_coef={beta}", "loss_agg_mode=seq-mean-token-mean"),
+    ("trl beta={beta}", "loss_type=grpo"),
+)
+"""Settings with the mean over all tokens, and what makes it that over each sequence's."""
 TOKENS_EACH = 22.9
 """Tokens of a completion of the embedded model in training, on average: where the penalty alone is
 a mean over each sequence's tokens and the policy's term one over all, the loop divides both by the
@@ -121,10 +126,10 @@ class Pair:
         return Setting.of(self.source), Setting.of(self.target)
 
 
-def averaged(beta: float) -> Pair:
-    """Return one setting with the two means."""
-    ways = ("token-mean", "seq-mean-token-mean")
-    return Pair(*(AVERAGED.format(how=how, beta=beta) for how in ways), SAME)
+def averaged(beta: float) -> list[Pair]:
+    """Return pairs of one setting with the two means."""
+    pairs = ((words.format(beta=beta), more) for words, more in AVERAGED)
+    return [Pair(words, f"{words} {more}", SAME) for words, more in pairs]
 
 
 Kls = dict[Setting, np.ndarray]
@@ -231,16 +236,17 @@ def main() -> None:
     parser.add_argument("--only", type=int, nargs="+", metavar="K", help="pairs by number, from 0")
     parser.add_argument("--lm", action="store_true", help="the embedded language model")
     given = parser.parse_args()
-    agreeing, told = (LM_PAIRS, LM_TOLD) if given.lm else (PAIRS, TOLD)
+    agreeing, told = (LM_PAIRS, ()) if given.lm else (PAIRS, TOLD)
     tables = [
         [Pair.of(words.format(beta=given.beta), to) for words, to in each]
         for each in (agreeing, told)
     ]
     if given.lm:
-        tables[1].append(averaged(given.beta))
-    if given.only:
-        tables = [[tables[0][k] for k in given.only]]
+        tables[1] = averaged(given.beta)
     pairs = [pair for each in tables for pair in each]
+    if given.only:
+        pairs = [pairs[k] for k in given.only]
+        tables = [pairs]
     settings = {each for pair in pairs for each in pair.settings}
     if given.lm:
         kls = on_lm(settings, given.seeds, given.updates, given.seed)

@@ -11,10 +11,11 @@ def main() -> None:
     stops = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     for stop in (each for each in stops if signal.getsignal(each) is signal.SIG_DFL):
         signal.signal(stop, signal.default_int_handler)  # what is finished is kept, as on Ctrl-C
-    from klbench import processes
+    from klbench import lm, processes
     from klbench.engine.cli import command_line
 
     processes.own = True
+    lm.large_pages()
     code = processes.exit_code(lambda: command_line(sys.argv[1:]), "klbench")
     for stop in (signal.SIGINT, *stops):
         signal.signal(

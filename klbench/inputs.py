@@ -17,7 +17,7 @@ from typing import Any, Never
 
 import yaml
 
-from klbench.types import ConfigError, RunError
+from klbench.errors import ConfigError, RunError
 
 FILE, FOLDER = "a file", "a folder"
 DEEPEST = 64

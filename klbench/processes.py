@@ -19,7 +19,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
-from klbench.types import ConfigError, Notice, RunError
+from klbench.errors import ConfigError, Notice, RunError
 
 T = TypeVar("T")
 TO_MEET = timedelta(minutes=10)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Generic, TypeVar
 
-from klbench.types import ConfigError
+from klbench.errors import ConfigError
 
 T = TypeVar("T")
 LONGEST = 80

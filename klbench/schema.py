@@ -82,30 +82,22 @@ def flag(name: str, meaning: str, heading: str = "", **others: Any) -> Column:
     return Column(name, meaning, type="bool", heading=heading, **others)
 
 
+def _beside(column: Column, end: str, meaning: str) -> Column:
+    """Return a column of the same kind that goes with another."""
+    return replace(column, name=f"{column.name}_{end}", meaning=meaning, heading="")
+
+
 def interval(column: Column, *, seeds: bool = False) -> tuple[Column, ...]:
     """Return a column and the ends of its 95 % interval, ``_low`` and ``_high``.
 
     With ``seeds``, also ``_seeds``.
     """
-    ends = [
-        replace(
-            column,
-            name=f"{column.name}_{end}",
-            meaning=f"{word} end of the 95 % interval of {column.name}",
-            heading="",
-        )
+    low, high = (
+        _beside(column, end, f"{word} end of the 95 % interval of {column.name}")
         for end, word in (("low", "lower"), ("high", "upper"))
-    ]
-    counts = (
-        [Column(f"{column.name}_seeds", f"seeds that {column.name} is the mean of", type="int")]
-        if seeds
-        else []
     )
-    return (
-        column,
-        *ends,
-        *(replace(each, optional=column.optional, since=column.since) for each in counts),
-    )
+    number = _beside(column, "seeds", f"seeds that {column.name} is the mean of")
+    return (column, low, high, *([replace(number, unit="", type="int")] if seeds else []))
 
 
 def band(column: Column) -> tuple[Column, ...]:
@@ -113,12 +105,7 @@ def band(column: Column) -> tuple[Column, ...]:
     ``_high``.
     """
     low, high = (
-        replace(
-            column,
-            name=f"{column.name}_{end}",
-            meaning=f"{share} quantile of {column.name} over seeds",
-            heading="",
-        )
+        _beside(column, end, f"{share} quantile of {column.name} over seeds")
         for end, share in (("low", "10 %"), ("high", "90 %"))
     )
     return (column, low, high)
@@ -126,13 +113,7 @@ def band(column: Column) -> tuple[Column, ...]:
 
 def with_error(column: Column) -> tuple[Column, Column]:
     """Return a column and its standard error, ``_se``."""
-    error = replace(
-        column,
-        name=f"{column.name}_se",
-        meaning=f"standard error of {column.name}",
-        heading="",
-    )
-    return (column, error)
+    return (column, _beside(column, "se", f"standard error of {column.name}"))
 
 
 @dataclass(frozen=True)
@@ -245,11 +226,10 @@ class Schema:
         texts = [
             column.name for column in self.columns if column.type == "text" and column.name in frame
         ]
-        found = []
-        for record in frame.to_dict("records"):
-            row = {str(name): value for name, value in record.items()} | absent
-            found.append(row | {name: "" for name in texts if not isinstance(row[name], str)})
-        return found
+        return [
+            row | absent | {name: "" for name in texts if not isinstance(row[name], str)}
+            for row in records(frame)
+        ]
 
     def example(self, rows: int = 1, **columns: Any) -> pd.DataFrame:
         """Return a table with the given columns and a plain value of the right type in all others:
@@ -272,15 +252,9 @@ class Schema:
             for column in self.columns
             if column.name in columns or not column.optional
         }
-        return self.frame(
-            [
-                {
-                    name: value[i] if isinstance(value, list) else value
-                    for name, value in data.items()
-                }
-                for i in range(rows)
-            ]
-        )[list(data)]
+        lists = [value if isinstance(value, list) else [value] * rows for value in data.values()]
+        found = [dict(zip(data, values, strict=True)) for values in zip(*lists, strict=True)]
+        return self.frame(found)[list(data)]
 
 
 def _holds(values: pd.Series[Any], kind: Type) -> bool:

@@ -1,4 +1,4 @@
-"""The types that the parts of klbench hand to each other. Imports nothing of klbench.
+"""The types that the parts of klbench hand to each other. Of klbench they import only its errors.
 
 Convention, everywhere: ``q`` samples (the policy), ``p`` is what it is held to (the reference), ``x
 ~ q``, ``log_ratio = log p(x) - log q(x)`` and ``r = exp(log_ratio)``. Logarithms are natural;
@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 from array_api_compat import array_namespace
 from pydantic import BaseModel, ConfigDict
 
+from klbench.errors import ConfigError as ConfigError
+from klbench.errors import Notice as Notice
+from klbench.errors import RunError as RunError
+
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
@@ -30,24 +34,6 @@ Polynomial = tuple[tuple[float, float, int], ...]
 
 The form whose moments follow from ``E_q[r^s]`` alone.
 """
-
-
-class ConfigError(ValueError):
-    """A user's mistake: one line that says which key, what came, and what is allowed.
-
-    The command line exits with 2.
-    """
-
-
-class RunError(RuntimeError):
-    """A run that was configured well and failed all the same. The command line exits with 1."""
-
-
-class Notice(UserWarning):
-    """Something to know of that stops nothing, such as a batch that was halved.
-
-    One line on the terminal and in the log.
-    """
 
 
 class Options(BaseModel):
@@ -342,8 +328,9 @@ class Scores(Protocol):
     """
 
     def pull(self, token: Tensor, full: Tensor) -> Tensor:
-        """``sum of token[x, t] s_t(x) + full[x, t] d_t(x)`` over sequences and tokens, ``(n,
-        T)`` to ``(parameters,)``.
+        """``sum of token[x, t] s_t(x) + full[x, t] d_t(x)`` over sequences and tokens.
+
+        ``(..., n, T)`` to ``(..., parameters)``.
         """
 
     def gram(self) -> Tensor:

@@ -169,7 +169,7 @@ def _no_coefficient(function: Function) -> bool:
     thing, as with the share of a mixture. Such a parameter keeps its default, where it has one.
     """
     plan = function.plan
-    if not _default_coefficient(function.function, plan):
+    if plan.has("advantages") or not _default_coefficient(function.function, plan):
         return False
     shares = []
     for name in ("one", "another", "a third"):

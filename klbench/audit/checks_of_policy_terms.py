@@ -36,15 +36,17 @@ def change(
     off: float = 0.0,
     rollout: float | None = None,
     even: float = 0.0,
+    rest: bool = True,
 ) -> tuple[np.ndarray, float]:
     """Return what advantages add to each token's gradient, and to the sum of the outputs.
 
     ``ratio`` is pi over the older policy, and ``rollout`` pi over the rollout's, the same where
-    nothing is said. With ``even`` all tokens have that probability.
+    nothing is said. With ``even`` all tokens have that log-probability. Without ``rest``
+    what is there without advantages is left in: a penalty that is normalised with them is no part.
     """
     probe = case.probe
     rows = len(advantages)
-    tokens = uniform(0.0, rows, log_q=math.log(even)) if even else random(name, rows)
+    tokens = uniform(0.0, rows, log_q=even) if even else random(name, rows)
     batch = tokens.same()
     old, reference = batch.log_q - math.log(ratio), batch.log_q - off
     batch = replace(batch, log_mu=old, log_p=reference, advantages=advantages)
@@ -55,8 +57,8 @@ def change(
         found = probe.function(each, gradients=("policy",), beta=beta, changed=changed)
         slope = found.gradients["policy"]
         parts.append((np.zeros(batch.shape) if slope is None else slope, found.value.sum()))
-    (slope, value), (rest, nothing) = parts
-    return slope - rest, float(value - nothing)
+    (slope, value), (other, nothing) = parts
+    return (slope - other if rest else slope), float(value - nothing)
 
 
 @check("sign")
@@ -139,7 +141,7 @@ def other_rows(case: Case) -> Iterator[Finding]:
             "broadcast",
             "error",
             f"{case.probe.plan.parameter('advantages')} of one row act on the tokens of another,"
-            " whose own is 0: do (B, 1) and (B,) make (B, B)?",
+            " whose own is 0: do (B, 1) and (B,) make (B, B), or has a baseline the wrong sign?",
             advantages=[1.0, 0.0, 0.0],
             pull=rows,
         )

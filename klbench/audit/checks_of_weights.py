@@ -11,7 +11,7 @@ weighted by old over rollout too: the whole weight is pi over rollout.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -22,9 +22,9 @@ from klbench.audit.findings import Finding
 
 DOWN, UP = 0.5, 1.9
 """Ratios beyond the usual clips, below those of a dual clip."""
-LIKELY, USUAL = 0.45, 1 / 3
-"""The probability of tokens that are equally likely: what moves it by a ratio of ``DOWN`` or ``UP``
-moves the first by more than 0.2, where some stop.
+LIKELY, USUAL = -0.8125, -1.125
+"""Log-probabilities of tokens that are equally likely. Ratios of ``DOWN`` and ``UP`` move the first
+probability by more than 0.2, where some stop; both are exact in binary, so that means of them are.
 """
 RATIOS = np.exp(np.linspace(math.log(0.4), math.log(1.9), 24))
 """Ratios on both sides of the usual clips, in steps of 7 %."""
@@ -38,6 +38,8 @@ STEP, FAR = 0.05, 1.5
 """Differences of log-probabilities of rollout and older policy, within usual bounds and
 beyond them.
 """
+SMALL_STEP = 1e-4
+"""Within the bounds of ratios of whole sequences."""
 
 
 @check("direction")
@@ -66,20 +68,22 @@ def squared(case: Case) -> Iterator[Finding]:
     """Look for a ratio that counts twice: a token's pull grows by its square."""
     if not has_term(case) or not case.probe.plan.side("old"):
         return
-    down, one, up = (
-        np.abs(change(case, math.exp(x), ADVANTAGES)[0].sum(-1)) for x in (-STEP, 0.0, STEP)
-    )
-    with np.errstate(all="ignore"):
-        power = np.log(np.array([up / one, one / down])) / STEP
-    if (np.abs(power - 2.0) < 0.02).all():
-        yield case.finding(
-            "scale",
-            "error",
-            f"the ratio to {case.probe.plan.parameter('old')} counts twice: the pull on a token is"
-            " in proportion to its square",
-            power=power,
-            expected=1.0,
+    for step in (STEP, SMALL_STEP):
+        down, one, up = (
+            np.abs(change(case, math.exp(x), ADVANTAGES)[0].sum(-1)) for x in (-step, 0.0, step)
         )
+        with np.errstate(all="ignore"):
+            power = np.log(np.array([up / one, one / down])) / step
+        if (np.abs(power - 2.0) < 0.02).all():
+            yield case.finding(
+                "scale",
+                "error",
+                f"the ratio to {case.probe.plan.parameter('old')} counts twice: the pull on a token"
+                " is in proportion to its square",
+                power=power,
+                expected=1.0,
+            )
+            return
 
 
 @check("dead-gradient")
@@ -157,11 +161,14 @@ def proportion(case: Case) -> Iterator[Finding]:
         return
     hidden = case.probe.compares and not case.probe.plan.has("beta")
     advantages = LARGE * SIX if hidden else SIX
-    pulls = _pulls(case, advantages)
+    pulls = _pulls(case, advantages, (1.0, *RATIOS), rest=not hidden)
     if not np.isfinite(pulls).all() or not pulls[0].all():
         return
     shares = pulls[1:] / pulls[0]
-    small = shares if hidden else _pulls(case, SMALL * advantages)[1:] / (SMALL * pulls[0])
+    few = slice(None, None, 4)
+    small = shares[few]
+    if not hidden:
+        small = _pulls(case, SMALL * advantages, RATIOS[few]) / (SMALL * pulls[0])
     tolerance = 0.05 if hidden else 1e-3
     for rows in (advantages > 0.0, advantages < 0.0):
         spread = np.ptp(shares[:, rows], axis=1)
@@ -177,7 +184,7 @@ def proportion(case: Case) -> Iterator[Finding]:
             words = "of two advantages the larger pulls less"
         elif _gap(live[:, 0]):
             words = "tokens are stopped at ratios between others at which they are not"
-        elif (live != (np.abs(small[:, rows]) > 1e-9)).any():
+        elif (live[few] != (np.abs(small[:, rows]) > 1e-9)).any():
             words = "tokens are stopped at other ratios where their advantage is small"
         else:
             continue
@@ -192,9 +199,13 @@ def proportion(case: Case) -> Iterator[Finding]:
         return
 
 
-def _pulls(case: Case, advantages: np.ndarray) -> np.ndarray:
-    """Return the pull on rows of equally likely tokens at a ratio of 1, and at ``RATIOS``."""
-    return np.array([-change(case, r, advantages, even=USUAL)[0].sum(-1) for r in (1.0, *RATIOS)])
+def _pulls(
+    case: Case, advantages: np.ndarray, ratios: Sequence[float] | np.ndarray, *, rest: bool = True
+) -> np.ndarray:
+    """Return the pull on rows of equally likely tokens at those ratios."""
+    return np.array(
+        [-change(case, r, advantages, even=USUAL, rest=rest)[0].sum(-1) for r in ratios]
+    )
 
 
 def _gap(live: np.ndarray) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +44,7 @@ def load(target: str) -> Callable[..., Any]:
     if not colon or not place or not all(part.isidentifier() for part in path):
         raise ConfigError(f"target {target!r}: {FORM}")
     found: Any = _file(place) if place.endswith(".py") else _module(place)
+    owner: Any = found
     for part in path:
         if not hasattr(found, part):
             public = [
@@ -51,7 +53,14 @@ def load(target: str) -> Callable[..., Any]:
                 if not each.startswith("_") and callable(getattr(found, each))
             ]
             raise unknown("function", part, public)
-        found = getattr(found, part)
+        owner, found = found, getattr(found, part)
+    if isinstance(owner, type) and inspect.isfunction(found):
+        names = list(inspect.signature(found).parameters)
+        if names[:1] == ["self"]:
+            raise ConfigError(
+                f"target {target!r}: it is a method of a class; name a function that makes one:"
+                f" make(), which gives back {owner.__name__}(...).{part}"
+            )
     if made:
         with _own(f"{target}: making it failed"):
             found = found()

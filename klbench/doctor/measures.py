@@ -50,7 +50,6 @@ class Measured:
     holds: str
     khat_token: float
     khat: float
-    mean_length: float
 
     def __getitem__(self, name: str) -> Number:
         return self.numbers[name]
@@ -128,8 +127,7 @@ def measure(name: str, series: Series, kept: Kept, above: str, below: str) -> Me
         numbers["chi2_sequence"] = bare(numbers["chi2_sequence"])
     if not numbers["ess_token"].value > FULL:
         numbers["chi2_token"] = bare(numbers["chi2_token"])
-    length = series.of("n") / max(series.of("rollouts"), 1.0)
-    return Measured(name, series, groups, numbers, holds, khat_token, khat, length)
+    return Measured(name, series, groups, numbers, holds, khat_token, khat)
 
 
 def measures(gathered: Gathered) -> dict[str, Measured]:

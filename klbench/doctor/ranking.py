@@ -14,8 +14,6 @@ LEAST = 0.05
 KEPT = 6
 HEALTHY, SICK, UNKNOWN = 0.5, 0.05, 0.3
 """Scores of ``healthy`` where nothing alarms and where something does, and of ``unknown``."""
-NOTE = 0.45
-"""From this score on a cause without consequences is named before ``healthy``."""
 
 
 def ranked(gathered: Gathered, found: Found, checks: Sequence[Check]) -> list[Cause]:

@@ -46,10 +46,6 @@ class Number:
         return Number(self.value - amount, self.se, self.low - amount, self.high - amount)
 
 
-def _get(name: str) -> int:
-    return AT[name]
-
-
 def mean_of(name: str, per: str = "n", sign: float = 1.0) -> Function:
     """Return the function of sums that is the mean of one of them over tokens, or over rollouts."""
     return lambda sums: sign * sums[..., AT[name]] / sums[..., AT[per]]

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import importlib
 import io
+import re
 import sys
 from collections.abc import Sequence
 
 from klbench import processes
-from klbench.engine import DONE, FAILED, INTERRUPTED, VERBS, WRONG
+from klbench.engine import DONE, FAILED, INTERRUPTED, VERBS, WRONG, kept
+from klbench.engine.conf import experiments
+from klbench.errors import ConfigError, RunError
 from klbench.machine import __version__
-from klbench.types import ConfigError, RunError
+from klbench.registry import unknown
 
 
 def command_line(arguments: Sequence[str]) -> int:
@@ -36,10 +39,9 @@ def command_line(arguments: Sequence[str]) -> int:
         return DONE
     try:
         if not arguments or {"-h", "--help"} & set(arguments):
-            from klbench.engine import help as help_text
-
-            print(help_text.text())
+            print(kept.help_text())
             return DONE
+        _check_experiment(arguments)
         from klbench.engine import commands
 
         return commands.perform(arguments)
@@ -51,3 +53,14 @@ def command_line(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     finally:
         processes.leave()
+
+
+def _check_experiment(arguments: Sequence[str]) -> None:
+    """Refuse an experiment that there is not, before all is imported that reads a command line.
+
+    Only where each argument is a plain ``key=value``, so that nothing else can be wrong first.
+    """
+    plain = [re.fullmatch(r"\+{0,2}([\w.]+)=([\w.+-]*)", each) for each in arguments]
+    names = [each[2] for each in plain if each and each[1] == "exp"]
+    if all(plain) and len(names) == 1 and names[0] not in (known := experiments()):
+        raise unknown("experiment", names[0], known)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -19,11 +20,19 @@ class Coefficients:
 
     ``log_scale``, shape ``(n, 1)``, is 0 but where a coefficient itself may be beyond a float. It
     is as large as its sequence is rare, and the two meet in log space.
+
+    All may have leading axes, as of several combinations, which the results then have too.
     """
 
     token: Tensor
     full: Tensor
     log_scale: Tensor
+
+    @classmethod
+    def stacked(cls, several: Iterable[Coefficients]) -> Self:
+        """Return several together, on a new first axis."""
+        parts = zip(*((each.token, each.full, each.log_scale) for each in several), strict=True)
+        return cls(*(torch.stack(each) for each in parts))
 
     def pull(self, atoms: Atoms) -> Tensor:
         """The expected gradient, ``(parameters,)``."""
@@ -32,22 +41,21 @@ class Coefficients:
         half = self._half(atoms)
         return atoms.scores.pull(half * (half * self.token), half * (half * self.full))
 
-    def second_moment(self, atoms: Atoms, gram: Tensor) -> float:
-        """``E ‖g‖^2``; inf where that is beyond a float."""
+    def second_moment(self, atoms: Atoms, gram: Tensor) -> Tensor:
+        """``E ‖g‖^2``, a number; inf where that is beyond a float."""
         vectors = (log_probability(atoms) / 2.0 + self.log_scale).exp() * torch.cat(
             [self.token, self.full], dim=-1
         )
-        if bool(vectors.isinf().any()):
-            return math.inf
-        return float(torch.einsum("ni,nij,nj->", vectors, gram, vectors))
+        beyond = vectors.isinf().any(-1).any(-1)
+        found = torch.einsum("...ni,nij,...nj->...", vectors, gram, vectors)
+        return torch.where(beyond, torch.inf, found)
 
-    def size(self, atoms: Atoms, gram: Tensor) -> float:
-        """The expected sum of the lengths of all that the gradient is a sum of."""
+    def size(self, atoms: Atoms, gram: Tensor) -> Tensor:
+        """The expected sum of the lengths of all that the gradient is a sum of, a number."""
         half = self._half(atoms)
         lengths = gram.diagonal(dim1=1, dim2=2).sqrt()
-        return float(
-            (half * (half * torch.cat([self.token, self.full], dim=-1).abs()) * lengths).sum()
-        )
+        each = half * (half * torch.cat([self.token, self.full], dim=-1).abs()) * lengths
+        return each.sum((-2, -1))
 
     def _half(self, atoms: Atoms) -> Tensor:
         """The root of each sequence's probability times ``exp(log_scale)``, ``(n, 1)``."""

@@ -76,6 +76,10 @@ FAR = 600.0
 
 Floats end near ``exp(709)``.
 """
+TOGETHER_BYTES = 64e6
+"""The size of what combinations that are computed together may hold."""
+HELD = 24
+"""The numbers that one of them holds for each token."""
 
 
 def _leading(estimator: Estimator) -> Polynomial | None:
@@ -220,42 +224,70 @@ def _less_the_token_mean(
     return samples.moments(group)
 
 
-def _prompt(
-    combination: Combination, atoms: Atoms, gram: Tensor, group: int, *, on_policy: bool
-) -> GradientMoments:
-    whole, size, pieces = _whole(combination, atoms.rollouts)
-    total = None
-    if on_policy:
-        both = _total(combination, whole, pieces, atoms)
-        mean = both.pull(atoms)
-        total = both.second_moment(atoms, gram) - float(mean @ mean)
+def _grouped(
+    combination: Combination,
+    whole: Coefficients,
+    pieces: Parts,
+    atoms: Atoms,
+    gram: Tensor,
+    group: int,
+) -> tuple[Tensor, float] | None:
+    """Return the moments of what ties a group of samples together; None where nothing does."""
     if pieces.shares is not None:
-        mean, variance = _over_their_mean(whole, pieces.shares, atoms, gram, group)
-    elif pieces.totals is not None:
-        mean, variance = _less_the_token_mean(whole, pieces, atoms, gram, group)
-    elif combination.baseline in GROUPED:
-        assert pieces.weights is not None
-        assert pieces.returns is not None
-        direct = torch.cat([whole.token - pieces.weights * pieces.returns, whole.full], dim=-1)
-        groups = Group(
-            atoms, gram, pieces.weights, pieces.returns, direct if whole.full.any() else None
-        )
-        if not bool(whole.log_scale.any()) or bool(pieces.returns.isfinite().all()):
-            gradient, variance = groups.moments(group)
-        else:  # returns beyond a float, the same for all tokens of a sequence
-            gradient = whole.pull(atoms) - _mean_return(combination, pieces.returns, atoms)[
-                0
-            ] * groups.pull(pieces.weights)
-            # A single sequence's second moment is part of it.
-            variance = math.inf if math.isinf(whole.second_moment(atoms, gram)) else math.nan
-        shrink = 1 - 1 / group if combination.baseline == "batch_mean" else 1.0
-        mean, variance = shrink * gradient, shrink**2 * variance
-    else:
-        mean = whole.pull(atoms)
-        variance = whole.second_moment(atoms, gram) - float(mean @ mean)
-    return GradientMoments(
-        mean, variance, total, Coefficients(size, whole.full, whole.log_scale).size(atoms, gram)
+        return _over_their_mean(whole, pieces.shares, atoms, gram, group)
+    if pieces.totals is not None:
+        return _less_the_token_mean(whole, pieces, atoms, gram, group)
+    if combination.baseline not in GROUPED:
+        return None
+    assert pieces.weights is not None
+    assert pieces.returns is not None
+    direct = torch.cat([whole.token - pieces.weights * pieces.returns, whole.full], dim=-1)
+    groups = Group(
+        atoms, gram, pieces.weights, pieces.returns, direct if whole.full.any() else None
     )
+    if not bool(whole.log_scale.any()) or bool(pieces.returns.isfinite().all()):
+        gradient, variance = groups.moments(group)
+    else:  # returns beyond a float, the same for all tokens of a sequence
+        gradient = whole.pull(atoms) - _mean_return(combination, pieces.returns, atoms)[
+            0
+        ] * groups.pull(pieces.weights)
+        # A single sequence's second moment is part of it.
+        infinite = bool(whole.second_moment(atoms, gram).isinf())
+        variance = math.inf if infinite else math.nan
+    shrink = 1 - 1 / group if combination.baseline == "batch_mean" else 1.0
+    return shrink * gradient, shrink**2 * variance
+
+
+def _own(whole: Coefficients, atoms: Atoms, gram: Tensor) -> tuple[Tensor, list[float]]:
+    """Return the mean and the variance of one sequence's gradient, of several combinations."""
+    means = whole.pull(atoms)
+    return means, (whole.second_moment(atoms, gram) - (means * means).sum(-1)).tolist()
+
+
+def _prompt(
+    combinations: Sequence[Combination], atoms: Atoms, gram: Tensor, group: int, *, on_policy: bool
+) -> Iterator[GradientMoments]:
+    """Yield the moments of each combination after one prompt.
+
+    The products with the scores, which are much longer than what multiplies them, are of all
+    combinations together.
+    """
+    found = [_whole(each, atoms.rollouts) for each in combinations]
+    together = Coefficients.stacked(whole for whole, _, _ in found)
+    means, variances = _own(together, atoms, gram)
+    totals: Sequence[float | None] = [None] * len(found)
+    if on_policy:
+        both = (
+            _total(each, whole, pieces, atoms)
+            for each, (whole, _, pieces) in zip(combinations, found, strict=True)
+        )
+        totals = _own(Coefficients.stacked(both), atoms, gram)[1]
+    lengths = replace(together, token=torch.stack([size for _, size, _ in found]))
+    sizes = lengths.size(atoms, gram).tolist()
+    for k, (each, (whole, _, pieces)) in enumerate(zip(combinations, found, strict=True)):
+        grouped = _grouped(each, whole, pieces, atoms, gram, group)
+        mean, variance = (means[k], variances[k]) if grouped is None else grouped
+        yield GradientMoments(mean, variance, totals[k], sizes[k])
 
 
 def all_moments(
@@ -275,11 +307,19 @@ def all_moments(
         raise ValueError("this task cannot be enumerated")
     found: list[list[GradientMoments]] = []
     for atoms in prompts:
-        gram = atoms.scores.gram()
+        gram, mask = atoms.scores.gram(), atoms.rollouts.mask
+        step = max(1, int(TOGETHER_BYTES / (8 * HELD * mask.numel())))
         found.append(
             [
-                _prompt(each, atoms, gram, group, on_policy=task.staleness == 0.0)
-                for each in combinations
+                moments
+                for k in range(0, len(combinations), step)
+                for moments in _prompt(
+                    combinations[k : k + step],
+                    atoms,
+                    gram,
+                    group,
+                    on_policy=task.staleness == 0.0,
+                )
             ]
         )
     return [_averaged([of_prompt[k] for of_prompt in found]) for k in range(len(combinations))]

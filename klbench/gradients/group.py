@@ -48,15 +48,10 @@ class Group:
         squared = float(torch.einsum("n,ns,nt,nst->", p, b, b, own))
 
         mean_b = self.pull(b)
-        ones = torch.ones_like(self.returns)
-        mean_w = torch.stack([self._column(ones, t) for t in range(tokens)])  # (T, P)
-        v = torch.stack(
-            [
-                torch.stack([self._column(self.returns[:, [s]], t) for t in range(tokens)])
-                for s in range(tokens)
-            ]
-        )
-        return_b = torch.stack([self.pull(b * self.returns[:, [t]]) for t in range(tokens)])
+        one_token = torch.diag_embed(self.weights).movedim(1, 0)  # (T, n, T)
+        mean_w = self.pull(one_token)  # (T, P)
+        v = self.pull(self.returns.T[:, None, :, None] * one_token)  # (T, T, P)
+        return_b = self.pull(self.returns.T[..., None] * b)
         gradient = mean_b - mean_return @ mean_w
 
         crossed = float(torch.einsum("stp,tsp->", v, v))
@@ -91,17 +86,11 @@ class Group:
         return self.direct + torch.cat([token, torch.zeros_like(token)], dim=-1)
 
     def pull(self, factors: Tensor) -> Tensor:
-        """The expected gradient of scores times these, ``(n, T)`` or with ``kl``'s ``(n, 2T)``,
-        to ``(parameters,)``.
+        """The expected gradient of scores times these, ``(..., n, T)`` or with ``kl``'s ``(..., n,
+        2T)``, to ``(..., parameters)``.
         """
         tokens = self.weights.shape[-1]
-        token, full = factors[:, :tokens], factors[:, tokens:]
+        token, full = factors[..., :tokens], factors[..., tokens:]
         if not full.numel():
             full = torch.zeros_like(token)
-        return Coefficients(token, full, torch.zeros_like(token[:, :1])).pull(self.atoms)
-
-    def _column(self, factor: Tensor, t: int) -> Tensor:
-        """``E[factor W_t]``."""
-        token = torch.zeros_like(self.weights)
-        token[:, t] = (factor[:, t] if factor.shape[-1] > 1 else factor[:, 0]) * self.weights[:, t]
-        return self.pull(token)
+        return Coefficients(token, full, torch.zeros_like(self.weights[:, :1])).pull(self.atoms)

@@ -13,13 +13,6 @@ from klbench.gradients.doubling import PREFIX, WHOLE
 from klbench.gradients.edges import Edges, Plan
 from klbench.types import Draws
 
-WEIGHTS = ("none", "token_ratio", "decision_ratio", "sequence_ratio")
-"""The weights of a value.
-
-None, the token's, that of the tokens that led to a term, or that of the whole sequence.
-"""
-
-
 BEYOND = 700.0
 """The exponent from which a second moment is beyond a float, and inf."""
 

@@ -12,6 +12,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from filelock import FileLock
@@ -71,10 +72,20 @@ def folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
 def _sums(folder: Path) -> dict[str, str]:
     """The checksum of each file below a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): _sum(path) for path in files}
+    return {path.relative_to(folder).as_posix(): checksum(path) for path in files}
 
 
-def _sum(path: Path) -> str:
+def checksum(path: Path) -> str:
+    """A file's SHA-256.
+
+    A process reads it once, as long as its size and time stay what they were.
+    """
+    about = path.stat()
+    return _checksum(path, about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _checksum(path: Path, size: int, modified: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

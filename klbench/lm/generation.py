@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,8 +11,9 @@ import torch
 from torch import Tensor
 
 from klbench.lm.batching import Batch, in_batches
-from klbench.lm.model import LanguageModel
+from klbench.lm.model import LanguageModel, accepted
 from klbench.lm.sampling import Sampling, choose
+from klbench.lm.shared import cacheable, distinct
 
 
 @dataclass(frozen=True)
@@ -35,16 +34,6 @@ class Sampled:
     token: np.ndarray
     mask: np.ndarray
     log_mu: np.ndarray
-
-
-@cache
-def accepted(forward: Any) -> frozenset[str]:
-    """The arguments that a model's ``forward`` takes."""
-    parameters = inspect.signature(forward).parameters
-    hands_on = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
-    # Positions are given where they can only be handed on, too: padding on the left would shift
-    # them.
-    return frozenset(parameters) | ({"position_ids"} if hands_on else set())
 
 
 def generate(
@@ -117,12 +106,13 @@ def _with_cache(lm: LanguageModel, prompts: list[Sequence[int]]) -> Generator[Te
     """Logits of the next tokens, ``(n, vocabulary)``, for the first and whenever the tokens that
     were chosen are sent.
     """
-    longest = max(map(len, prompts))
+    once, which = distinct(prompts)
+    shared = len(once) < len(prompts) and not lm.small and cacheable(lm)
+    first = once if shared else prompts
+    longest = max(map(len, first))
     # On the left, so that all continue at the same column.
-    ids = torch.tensor([[lm.pad] * (longest - len(p)) + list(p) for p in prompts], device=lm.device)
-    seen = torch.tensor(
-        [[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=lm.device
-    )
+    ids = torch.tensor([[lm.pad] * (longest - len(p)) + list(p) for p in first], device=lm.device)
+    seen = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in first], device=lm.device)
     positions = (seen.cumsum(-1) - 1).clamp(min=0)
     takes = accepted(type(lm.model).forward)
     kept = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
@@ -139,7 +129,12 @@ def _with_cache(lm: LanguageModel, prompts: list[Sequence[int]]) -> Generator[Te
         ):  # a recurrent model, which hands its state on in ways of its own, padding and all
             yield from _without_cache(lm, prompts)
             return
-        ids = (yield output.logits[:, -1])[:, None]
+        logits = output.logits[:, -1]
+        if shared:
+            rows = which.to(lm.device)
+            past.batch_select_indices(rows)
+            logits, seen, positions, shared = logits[rows], seen[rows], positions[rows], False
+        ids = (yield logits)[:, None]
         seen = torch.cat([seen, torch.ones_like(ids)], dim=-1)
         positions = positions[:, -1:] + 1
 

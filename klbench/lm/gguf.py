@@ -45,8 +45,8 @@ def folder(name: str) -> Path:
         The file cannot be read, or is of a kind of model that transformers does not read from GGUF.
     """
     file = packaged_file(PACKAGED) if name == SMOLLM2 else inputs.expanded(name).resolve()
-    with inputs.refused(f"{name}: cannot be read"), file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    with inputs.refused(f"{name}: cannot be read"):
+        digest = cache.checksum(file)
     versions = [importlib.metadata.version(each) for each in ("gguf", "transformers")]
     made_with = "\n".join([digest, *versions, str(VERSION)])
     key = hashlib.sha256(made_with.encode()).hexdigest()[:16]

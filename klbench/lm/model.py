@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,13 @@ from torch import Tensor
 from klbench import inputs
 from klbench.lm.quiet import quiet
 from klbench.types import ConfigError
+
+FEW_PARAMETERS = 5_000_000
+"""A model with no more is small.
+
+It runs on one thread, since more would not be faster, and what saves time and rounds otherwise is
+left: its last bits are the same on every machine.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +50,11 @@ class LanguageModel:
     context: int | None
     end: tuple[int, ...]
     pad: int
+
+    @property
+    def small(self) -> bool:
+        """Whether it has few parameters."""
+        return bool(self.model.num_parameters() <= FEW_PARAMETERS)
 
     def encode(self, prompt: str) -> list[int]:
         """The ids of a prompt, with what the tokenizer puts before every text.
@@ -213,3 +227,13 @@ def _is_causal(logits: Tensor, model: Any) -> bool:
     one, other = logits
     rounding = 1e-4 if model.dtype == torch.float32 else 0.05
     return bool((one - other).abs().max() <= rounding * one.abs().max())
+
+
+@cache
+def accepted(forward: Any) -> frozenset[str]:
+    """The arguments that a model's ``forward`` takes."""
+    parameters = inspect.signature(forward).parameters
+    hands_on = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+    # Positions are given where they can only be handed on, too: padding on the left would shift
+    # them.
+    return frozenset(parameters) | ({"position_ids"} if hands_on else set())

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from klbench.kernels import token_divergences
 from klbench.lm.batching import Batch, in_batches
-from klbench.lm.generation import accepted
-from klbench.lm.model import LanguageModel
+from klbench.lm.model import LanguageModel, accepted
 from klbench.lm.sampling import Sampling
+from klbench.lm.shared import WORTH, cacheable, continued, passed, saved
 
 BLOCK = {"cpu": 2**21, "cuda": 2**26}
 """Most logits of one model that are worked on at once."""
@@ -133,10 +133,17 @@ def token_logits(
 
     ``(counted, vocabulary)``.
 
-    All in one pass, and differentiable, unlike :func:`score`.
+    All in one pass, and differentiable, unlike :func:`score`. Large models pass through prompts by
+    themselves, each once, where that saves enough.
     """
-    ids, places = layout(list(prompts), token, mask, lm.pad)
-    return _logits(lm, ids, places, temperature)[:]
+    if lm.small or saved(prompts, mask.sum(-1).tolist()) < WORTH or not cacheable(lm):
+        ids, places = layout(list(prompts), token, mask, lm.pad)
+        return _logits(lm, ids, places, temperature)[:]
+    ids, places = layout([prompt[-1:] for prompt in prompts], token, mask, lm.pad)
+    asked = torch.from_numpy(ids[:, : max(1, ids.shape[1] - 1)]).to(lm.device)
+    logits = continued(lm, passed(lm, [prompt[:-1] for prompt in prompts]), asked)
+    index = places[:, 0] * asked.shape[1] + places[:, 1]
+    return _Rows(logits, torch.from_numpy(index).to(lm.device), temperature)[:]
 
 
 class _Rows:
@@ -145,6 +152,7 @@ class _Rows:
     def __init__(self, logits: Tensor, index: Tensor, temperature: float) -> None:
         self._logits, self._index, self.device = logits.flatten(0, 1), index, logits.device
         self._temperature = temperature
+        self._in_order = bool((index.diff() > 0).all())
 
     def __getitem__(self, block: slice) -> Tensor:
         rows = self.plain(block)
@@ -155,7 +163,12 @@ class _Rows:
 
     def plain(self, block: slice) -> Tensor:
         """The rows as the model gave them, divided by no temperature."""
-        return self._logits[self._index[block]]
+        index = self._index[block]
+        # All of them, one after the other: no copy.
+        first, last = (int(index[0]), int(index[-1]) + 1) if len(index) else (0, 0)
+        if self._in_order and last - first == len(index):
+            return self._logits[first:last]
+        return self._logits[index]
 
     @property
     def vocabulary(self) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.special import stdtrit
 
-from klbench import compiled
+from klbench.metrics import loops
 from klbench.metrics.folds import folds
 from klbench.types import Draws, Estimator
 
@@ -97,7 +97,7 @@ def _first(kept: np.ndarray, more: np.ndarray, limit: int) -> np.ndarray:
 
 def _mean_and_variance(terms: np.ndarray) -> tuple[float, float]:
     n = terms.size
-    total, squares = compiled.sums(terms, 0.0)
+    total, squares = loops.sums(terms, 0.0)
     mean = total / n
     if not np.isfinite(
         mean
@@ -107,7 +107,7 @@ def _mean_and_variance(terms: np.ndarray) -> tuple[float, float]:
     if (
         not scatter > 1e-4 * squares
     ):  # what is left after cancellation has lost 4 digits or more: centre first
-        total, scatter = compiled.sums(terms, mean)
+        total, scatter = loops.sums(terms, mean)
         mean += total / n
     return mean, scatter / (n - 1) if n > 1 else np.nan
 
@@ -176,7 +176,7 @@ class PanelMeter:
         if variances is None:
             counts.negative[i, j] += np.count_nonzero(estimates < 0.0)
             return
-        negative, covered = compiled.tally(estimates, variances, truth, self._t_squared[j])
+        negative, covered = loops.tally(estimates, variances, truth, self._t_squared[j])
         counts.negative[i, j] += negative
         if not np.isnan(truth):
             counts.covered[i, j] += covered

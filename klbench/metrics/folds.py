@@ -8,7 +8,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from klbench import compiled
+from klbench.metrics import loops
 
 
 class Folds:
@@ -64,7 +64,7 @@ class Folds:
         """
         result = np.empty((len(values), self._folds, self.size.size))
         for x, row in zip(values, result.reshape(len(values), -1), strict=True):
-            compiled.fold(np.ascontiguousarray(x), self._steps, row)
+            loops.fold(np.ascontiguousarray(x), self._steps, row)
         return result
 
 

@@ -27,6 +27,9 @@ FEW = 8
 BAND = (0.1, 0.9)
 """Quantiles over seeds between which a curve's band lies."""
 
+Values = np.ndarray | pd.Series
+"""Numbers, a seed each."""
+
 
 def interval(values: np.ndarray, *names: str | int) -> tuple[float, float]:
     """A 95 % interval of the mean over seeds.
@@ -63,15 +66,16 @@ def interval(values: np.ndarray, *names: str | int) -> tuple[float, float]:
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def mean(values: np.ndarray) -> float:
+def mean(values: Values) -> float:
     """Return the mean; NaN of nothing, as where all seeds diverged."""
+    values = np.asarray(values)  # pandas would leave out what is not a number
     with np.errstate(invalid="ignore"):  # of inf and -inf together
         return float(values.mean()) if len(values) else math.nan
 
 
-def summary(name: str, values: np.ndarray, *names: str | int) -> dict[str, float]:
+def summary(name: str, values: Values, *names: str | int) -> dict[str, float]:
     """Return mean and interval under ``name``, ``name_low`` and ``name_high``."""
-    low, high = interval(values, name, *names)
+    low, high = interval(np.asarray(values), name, *names)
     return {name: mean(values), f"{name}_low": low, f"{name}_high": high}
 
 

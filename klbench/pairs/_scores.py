@@ -38,7 +38,7 @@ class DenseScores:
     def pull(self, token: Tensor, full: Tensor) -> Tensor:
         """``sum of token[x, t] s_t(x) + full[x, t] d_t(x)``.
 
-        ``(n, T)`` twice to ``(parameters,)``.
+        ``(..., n, T)`` twice to ``(..., parameters)``.
         """
         found = _totals(token, self.edge_of, self.mask, len(self.edges)) @ self.edges
         if full.any():
@@ -118,17 +118,17 @@ class TableScores:
     def pull(self, token: Tensor, full: Tensor) -> Tensor:
         """``sum of token[x, t] s_t(x) + full[x, t] d_t(x)``.
 
-        ``(n, T)`` twice to ``(parameters,)``.
+        ``(..., n, T)`` twice to ``(..., parameters)``.
         """
         rows, tokens = self.log_q.shape
         taken = _totals(
             token, self.node_of * tokens + self.token_of, self.mask, rows * tokens
-        ).view(rows, tokens)
+        ).view(*token.shape[:-2], rows, tokens)
         table = against_softmax(taken, self.log_q.exp())
         if full.any():
-            table += _totals(full, self.node_of, self.mask, rows)[:, None] * self._full()
-        result = self.log_q.new_zeros(self.parameters)
-        result[self.start : self.start + rows * tokens] = table.flatten()
+            table += _totals(full, self.node_of, self.mask, rows)[..., None] * self._full()
+        result = self.log_q.new_zeros(*token.shape[:-2], self.parameters)
+        result[..., self.start : self.start + rows * tokens] = table.flatten(-2)
         return result
 
     def gram(self) -> Tensor:
@@ -173,8 +173,9 @@ def against_softmax(weights: Tensor, q: Tensor) -> Tensor:
 
 
 def _totals(values: Tensor, places: Tensor, mask: Tensor, size: int) -> Tensor:
-    """Sums of the values that count, by place: shape ``(size,)``."""
-    return values.new_zeros(size).index_add_(0, places.flatten(), values.where(mask, 0.0).flatten())
+    """Sums of the values that count, by place: ``(..., n, T)`` to ``(..., size)``."""
+    counted = values.where(mask, 0.0).flatten(-2)
+    return values.new_zeros(*values.shape[:-2], size).index_add_(-1, places.flatten(), counted)
 
 
 def _square(mask: Tensor) -> Tensor:

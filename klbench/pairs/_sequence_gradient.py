@@ -142,22 +142,27 @@ class SequenceTask:
         Shape ``(nodes * tokens, parameters)``.
         """
         tokens, size = self.tree.tokens, self.parameters
-        weights = self.policy.split(self._theta)
         result = torch.empty(self.tree.nodes, tokens, size, dtype=self._theta.dtype)
         at = torch.tensor([prompt])
 
-        def last(weights: dict[str, Tensor], path: Tensor) -> Tensor:
+        def last(theta: Tensor, path: Tensor) -> Tensor:
+            weights = self.policy.split(theta)
             return self._log_probs(self.policy.along(weights, at, path[None])[0, -1])
 
-        each = torch.func.vmap(torch.func.jacrev(last), in_dims=(None, 0))
+        # A copy of the parameters for each prefix: one backward pass is a token's rows of all of
+        # them. Not torch.func.jacrev, whose first call imports all that torch compiles with.
         chunk = max(1, int(CHUNK_BYTES / (8 * tokens * size)))
         for depth in range(self.tree.horizon):
-            prefixes = self.tree.prefixes(depth)
             rows = result[self.tree.level(depth)]
-            for start in range(0, len(prefixes), chunk):
-                part = slice(start, start + chunk)
-                found = each(weights, prefixes[part])
-                torch.cat([found[name].flatten(2) for name in weights], dim=2, out=rows[part])
+            for prefixes, part in zip(
+                torch.split(self.tree.prefixes(depth), chunk), torch.split(rows, chunk), strict=True
+            ):
+                theta = self._theta.repeat(len(prefixes), 1).requires_grad_()
+                log_probs = torch.vmap(last)(theta, prefixes).sum(0)
+                for token in range(tokens):
+                    (part[:, token],) = torch.autograd.grad(
+                        log_probs[token], theta, retain_graph=token + 1 < tokens
+                    )
         return result.view(-1, size)
 
     def sample(self, stream: np.random.Generator, n: int) -> Samples:

@@ -39,20 +39,14 @@ if TYPE_CHECKING:
     from klbench.lm.scoring import Scores
 
 COLDEST = 1e-6
-FEW_PARAMETERS = 5_000_000
-"""Models with no more run on one thread.
-
-More would not be faster, and the last bits would depend on how many.
-"""
 
 
 def threads(*models: LanguageModel) -> AbstractContextManager[None]:
-    """Return a context of one thread for small models, and of as many as there are for others."""
-    return (
-        one_thread()
-        if all(lm.model.num_parameters() <= FEW_PARAMETERS for lm in models)
-        else nullcontext()
-    )
+    """Return a context of one thread for small models, and of as many as there are for others.
+
+    More would not be faster, and the last bits would depend on how many.
+    """
+    return one_thread() if all(lm.small for lm in models) else nullcontext()
 
 
 @register

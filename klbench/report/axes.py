@@ -1,7 +1,4 @@
-"""Axes and marks that the figures share.
-
-Logarithmic scales with plain ticks, exact curves, measured points.
-"""
+"""Axes that the figures share: logarithmic scales with plain ticks."""
 
 from __future__ import annotations
 
@@ -9,13 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from klbench.report.blocks import LegendEntry
-from klbench.report.figures import colour
-from klbench.report.numbers import Z95, power_of_ten, short
+from klbench.report.numbers import power_of_ten, short
 
 
 def tick(x: float, _: Any = None) -> str:
@@ -60,46 +54,3 @@ def batch_axis(axes: Axes, batches: Sequence[int]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{round(x):,}"))
     axes.set_xlabel("samples in a batch")
-
-
-def curve(
-    axes: Axes, x: Sequence[float], y: Sequence[float], entry: LegendEntry, *, exact: bool = True
-) -> None:
-    """A line below the points.
-
-    Dotted where it only joins what was measured although others have a closed form.
-    """
-    kept = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(a) and math.isfinite(b)]
-    if len(kept) > 1:
-        style = ":" if not exact else "--" if entry.dashed else "-"
-        axes.plot(
-            [a for a, _ in kept],
-            [b for _, b in kept],
-            color=colour(entry.slot),
-            linestyle=style,
-            linewidth=1.3,
-        )
-
-
-def points(
-    axes: Axes, rows: pd.DataFrame, x: Sequence[float], y: str, se: str, entry: LegendEntry
-) -> None:
-    """Measured values with 95 % intervals.
-
-    Hollow, and without one, where the row is not to be trusted.
-    """
-    trusted = (rows["status"] == "ok").to_numpy()
-    values, half = rows[y].astype(float).to_numpy(), Z95 * rows[se].astype(float).to_numpy()
-    for mask, face in ((trusted, colour(entry.slot)), (~trusted, "none")):
-        if mask.any():
-            axes.errorbar(
-                [a for a, keep in zip(x, mask, strict=True) if keep],
-                values[mask],
-                yerr=None if face == "none" else half[mask],
-                fmt=entry.marker,
-                color=colour(entry.slot),
-                markerfacecolor=face,
-                markeredgecolor=colour(entry.slot),
-                elinewidth=1.0,
-                zorder=3,
-            )

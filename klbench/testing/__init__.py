@@ -7,7 +7,6 @@ heavy is imported before they are called.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 from klbench.audit.findings import KINDS, Audit
@@ -63,11 +62,6 @@ def check_gradient(function: Function, expect: str, **options: Any) -> Audit:
     return found
 
 
-@cache
-def _audited(function: Function, options: tuple[tuple[str, Any], ...]) -> Audit:
-    return _audit(function, **dict(options))
-
-
 def parametrize_with_checks(
     functions: Sequence[Function] | Mapping[Function, Mapping[str, Any]],
 ) -> Any:
@@ -92,9 +86,13 @@ def parametrize_with_checks(
         else {function: {} for function in functions}
     )
 
+    audited: dict[Function, Audit] = {}
+
     def check_of(kind: str) -> Callable[[Function], None]:
         def check(function: Function) -> None:
-            found = _audited(function, tuple(sorted(options.get(function, {}).items())))
+            if function not in audited:
+                audited[function] = _audit(function, **options.get(function, {}))
+            found = audited[function]
             wrong = [str(each) for each in found.errors if each.kind == kind]
             assert not wrong, "\n".join([*wrong, str(found)])
 

@@ -126,7 +126,7 @@ class Trainer:
     normaliser, normalisations
         Path of the option that says how the policy's term is averaged, and a penalty in the loss
         too unless its row says otherwise; and what its values mean. Without the option, the value
-        "".
+        ""; empty: not known.
     aliases
         Names of combinations, each with the words for :meth:`meaning` that say which one.
     also
@@ -143,7 +143,7 @@ class Trainer:
     package: str = ""
     checked: str = ""
     normaliser: str = ""
-    normalisations: Mapping[str, str] = field(default_factory=lambda: {"": TOKENS})
+    normalisations: Mapping[str, str] = field(default_factory=lambda: {"": ""})
     aliases: Mapping[str, str] = field(default_factory=dict)
     also: tuple[str, ...] = ()
 

@@ -148,6 +148,7 @@ AREAL = Trainer(
         )
         for kind in ("k1", "k2", "k3")
     ),
+    normalisations={"": TOKENS},
 )
 
 OPEN_INSTRUCT = Trainer(
@@ -173,6 +174,7 @@ OPEN_INSTRUCT = Trainer(
             (3.0, "k1/loss/token/token_ratio:differentiated"),
         )
     ),
+    normalisations={"": TOKENS},
 )
 
 PRIME_RL = Trainer(
@@ -194,6 +196,7 @@ PRIME_RL = Trainer(
             ),
         ),
     ),
+    normalisations={"": TOKENS},
 )
 
 UNSLOTH_LOSSES = {
@@ -261,6 +264,7 @@ DEEPSPEED_CHAT = Trainer(
             note="kl_ctl is written into the code; GAE with a trace of .95",
         ),
     ),
+    normalisations={"": TOKENS},
 )
 
 TRAINERS = (

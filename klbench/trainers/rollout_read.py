@@ -7,7 +7,7 @@ AReaL and ms-swift are the factors of the tests beside the installed functions.
 
 import math
 
-from klbench.trainers._options import Option
+from klbench.trainers._options import Option, Value
 from klbench.trainers._trainer import LENGTH, TOKENS, Row, Trainer
 from klbench.trainers.rollout import ON, joined, row
 
@@ -217,7 +217,11 @@ NEMO_RL = Trainer(
 )
 
 SLIME_BOUNDS = ":{tis_clip_low}-{tis_clip}@old:mu"
-SLIME_WEIGHTS = {None: "clipped_ratio" + SLIME_BOUNDS, "icepop": "masked_ratio" + SLIME_BOUNDS}
+SLIME_WEIGHTS: dict[tuple[bool, Value], str] = {
+    (False, None): "",
+    (True, None): "clipped_ratio" + SLIME_BOUNDS,
+    (True, "icepop"): "masked_ratio" + SLIME_BOUNDS,
+}
 SLIME_MASKS = {False: "", True: "opsm:{opsm_delta}@q:old"}
 SLIME = Trainer(
     "slime_rollout",
@@ -227,35 +231,24 @@ SLIME = Trainer(
     "THUDM/slime 624b824",
     (
         Option("use_tis", False, ON),
-        Option("custom_tis_function_path", None, tuple(SLIME_WEIGHTS), "use_tis"),
+        Option("custom_tis_function_path", None, (None, "icepop"), "use_tis"),
         Option("tis_clip", 2.0, switch="use_tis"),
         Option("tis_clip_low", 0.0, switch="use_tis"),
         Option("use_opsm", False, ON),
         Option("opsm_delta", 1e-4, switch="use_opsm"),
         Option("kl_coef", 0.0),
     ),
-    (
-        *(
-            row(
-                {"use_tis": (False,), "use_opsm": (masked,)},
-                mask,
-                "slime/backends/megatron_utils/loss.py",
-                "kl_coef",
-                UNWEIGHTED,
-            )
-            for masked, mask in SLIME_MASKS.items()
-        ),
-        *(
-            row(
-                {"use_tis": (True,), "custom_tis_function_path": (path,), "use_opsm": (masked,)},
-                "*".join(filter(None, (factors, mask))),
-                "slime/backends/megatron_utils/loss.py:policy_loss_function",
-                "kl_coef",
-                f"icepop stands for the path of icepop_function; {UNWEIGHTED}",
-            )
-            for path, factors in SLIME_WEIGHTS.items()
-            for masked, mask in SLIME_MASKS.items()
-        ),
+    tuple(
+        row(
+            {"use_tis": (on,), "use_opsm": (masked,)}
+            | ({"custom_tis_function_path": (path,)} if on else {}),
+            "*".join(filter(None, (factors, mask))),
+            "slime/backends/megatron_utils/loss.py" + (":policy_loss_function" if on else ""),
+            "kl_coef",
+            f"icepop stands for the path of icepop_function; {UNWEIGHTED}" if on else UNWEIGHTED,
+        )
+        for (on, path), factors in SLIME_WEIGHTS.items()
+        for masked, mask in SLIME_MASKS.items()
     ),
 )
 

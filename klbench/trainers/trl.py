@@ -105,6 +105,7 @@ RLOO = Trainer(
     package="trl",
     checked="1.16.0",
     options=(Option("beta", 0.05),),
+    normalisations={"": SEQUENCES},
     rows=(
         Row(
             {},

@@ -97,6 +97,12 @@ OTHERS = {
     "tir_optimal_token_baseline": OPTIMAL.format("turn"),
 }
 """The advantages that have no combination."""
+OTHERS_AT = {
+    name: f"compute_{name}_outcome_advantage" for name in ("opo", "grpo_passk", "gdpo")
+} | {
+    "optimal_token_baseline": "compute_optimal_token_baseline_advantage",
+    "tir_optimal_token_baseline": "compute_multi_turn_optimal_token_baseline_advantage",
+}
 LATE = ("remax", "grpo_vectorized", "reinforce_plus_plus_baseline", "gpg", "rloo_vectorized")
 ADVANTAGES = ("gae", "reinforce_plus_plus", "grpo", "rloo", *LATE, *OTHERS)
 
@@ -161,7 +167,7 @@ VERL = Trainer(
         ),
         *_in_reward(),
         *(
-            Row({IN_REWARD: (True,), ESTIMATOR: (name,)}, "", f"{CORE}compute_{name}", note=note)
+            Row({IN_REWARD: (True,), ESTIMATOR: (name,)}, "", CORE + OTHERS_AT[name], note=note)
             for name, note in OTHERS.items()
         ),
     ),

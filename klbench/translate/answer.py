@@ -47,10 +47,13 @@ SAID = {
 }
 UNEQUAL = {
     True: (
-        "at unequal lengths tokens of short and long sequences weigh otherwise, and the KL may end"
-        " a fifth off"
+        "at unequal lengths tokens of short and long sequences weigh otherwise, which moves lengths"
+        " and KL (of sequence means in place of token means: 18 to 24 % higher where measured)"
     ),
-    False: "at unequal lengths the penalty of short sequences weighs otherwise",
+    False: (
+        "at unequal lengths the penalty of short sequences weighs otherwise (4 % of the KL, not"
+        " more than 10, where measured)"
+    ),
 }
 """By whether the policy's term is averaged otherwise, what lengths do."""
 

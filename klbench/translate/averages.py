@@ -19,9 +19,9 @@ def average(meaning: Meaning) -> str:
 def policy(meaning: Meaning) -> str:
     """Return how the policy's term is averaged; empty where the data do not say."""
     trainer = trainers.get(meaning.trainer)
-    if trainer.normaliser:
-        return trainer.normalisations.get(str(meaning.options.get(trainer.normaliser)), "")
-    return "" if meaning.normalisation == RETURNS else meaning.normalisation
+    value = meaning.options.get(trainer.normaliser) if trainer.normaliser else ""
+    own = "" if meaning.normalisation == RETURNS else meaning.normalisation
+    return trainer.normalisations.get(str(value), "") or own
 
 
 def mixed(meaning: Meaning) -> bool:

@@ -39,7 +39,7 @@ class Candidate:
 
     @cached_property
     def others(self) -> int:
-        """How many options are not at their defaults."""
+        """The number of options that are not at their defaults."""
         trainer, version = trainers.get(self.meaning.trainer), self.meaning.version
         known = {each.path: each.default_at(version) for each in trainer.known(version)}
         return sum(known[path] != value for path, value in self.options.items())

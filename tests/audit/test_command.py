@@ -86,6 +86,10 @@ class Backward(torch.autograd.Function):
 def one_way(logprobs, ref_logprobs):
     return Backward.apply(logprobs, ref_logprobs)
 
+class Kept:
+    def term(self, logprobs, ref_logprobs):
+        return logprobs - ref_logprobs
+
 number = 3
 """
 
@@ -183,6 +187,8 @@ def test_arguments_can_be_fixed_given_in_order_and_made(capsys, tmp_path):
         ("{bad}:lonely", [], "no argument is the reference's or an older policy's"),
         ("{bad}:fails()", [], "making it failed: ValueError: no model here"),
         ("{bad}:number", [], "expected a function, it is int"),
+        ("{bad}:Kept", [], "it is a class; name a function"),
+        ("{bad}:Kept.term", [], "it is a method of a class; name a function that makes one"),
         ("{bad}:hang", [], "did you mean 'hangs'?"),
         ("{bad}", [], "expected package.module:function"),
         ("nowhere.at.all:f", [], "nowhere.at.all: cannot be imported: ModuleNotFoundError"),

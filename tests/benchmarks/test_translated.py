@@ -8,7 +8,7 @@ import translated
 
 SMALL = {"vocabulary": 4, "horizon": 3, "prompts": 4}
 THIN = (1, 5, 9, 11)
-"""Another average, the ratio for k2, a baseline for the return, and a group's mean for others'."""
+"""Another value, the ratio for k2, a baseline for the return, and a group's mean for others'."""
 
 
 @pytest.fixture(scope="module")

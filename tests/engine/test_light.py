@@ -1,6 +1,7 @@
 """What is light: help, an error in the configuration, ``import klbench``."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import klbench
+from klbench.engine import help as whole
+from klbench.engine import kept
 
 HEAVY = ("torch", "pandas", "matplotlib", "transformers", "scipy.stats", "numba")
 LISTED = f"import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
@@ -40,6 +43,59 @@ def python(code: str) -> str:
 def test_help_and_a_wrong_configuration_load_nothing_heavy(arguments) -> None:
     run = f"from klbench.engine.cli import command_line; command_line({arguments!r}); "
     assert python(run + LISTED) == "[]"
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["+exp=gausian", "samples=1"]])
+def test_what_needs_no_configuration_loads_neither_hydra_nor_numpy(arguments) -> None:
+    run = f"from klbench.engine.cli import command_line; command_line({arguments!r}); "
+    listed = "import sys; print({'hydra', 'numpy', 'pydantic'} & set(sys.modules))"
+    assert python(run + listed) == "set()"
+
+
+def test_the_text_of_help_is_kept_until_a_file_changes(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    place = tmp_path / "help.txt"
+    made = kept.help_text(place)
+    assert made == whole.text()
+    monkeypatch.setattr(whole, "text", lambda: "new")
+    assert kept.help_text(place) == made
+    monkeypatch.setattr(kept, "stamp", lambda *_: "other")
+    assert kept.help_text(place) == kept.help_text(place) == "new"
+
+
+def test_the_text_of_help_is_made_each_time_where_it_cannot_be_kept(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(whole, "text", lambda: "new")
+    assert kept.help_text(tmp_path / "no" / "help.txt") == "new"
+    monkeypatch.setattr(kept, "_plugins", lambda: True)
+    assert kept.help_text(tmp_path / "help.txt") == "new"
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_stamp_follows_each_file(tmp_path) -> None:
+    stamps = {kept.stamp(tmp_path)}
+    (tmp_path / "inner" / "__pycache__").mkdir(parents=True)
+    file = tmp_path / "inner" / "one.py"
+    file.write_text("1")
+    stamps.add(kept.stamp(tmp_path))
+    file.write_text("12")
+    stamps.add(kept.stamp(tmp_path))
+    os.utime(file, (1, 1))
+    stamps.add(kept.stamp(tmp_path))
+    (tmp_path / "inner" / "__pycache__" / "one.pyc").write_text("compiled")
+    stamps.add(kept.stamp(tmp_path))
+    assert len(stamps) == 4
+
+
+def test_no_module_imports_what_torch_compiles_with() -> None:
+    """The gradients of ``torch.func`` do, for more than a second."""
+    (folder,) = map(Path, klbench.__path__)
+    used = ("torch.func.", "torch._dynamo", "torch.compile(")
+    assert not [
+        path
+        for path in folder.rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if any(name in line.partition("#")[0] for name in used)
+    ]
 
 
 def test_to_import_klbench_loads_nothing_heavy_and_takes_little_time() -> None:

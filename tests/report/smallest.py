@@ -11,6 +11,11 @@ LITTLE = (
     "testbed={model:table,vocabulary:3,horizon:2,prompts:2,width:4}"
 )
 
+DISTILLED = (
+    "training=[full,topk_raw/student/4] updates=2 every=1 seeds=2 evaluated=4 completions=4 "
+    "pairs=[{kind:lm,policy:embedded:reference,reference:embedded:finetuned-far,prompt_count:4,max_new_tokens:4}]"
+)
+
 RUNS = {
     "categorical": "samples=2000 batches=[1,16]",
     "claims": "claims=[dpo_gradient]",
@@ -19,10 +24,8 @@ RUNS = {
         f" {LITTLE} training=[full,topk_raw/student/1,full:kl_pq@teacher]"
     ),
     "doctor": "path=ROLLOUTS",
-    "distill_lm": (
-        "training=[full,topk_raw/student/4] updates=2 every=1 seeds=2 evaluated=4 completions=4 "
-        "pairs=[{kind:lm,policy:embedded:reference,reference:embedded:finetuned-far,prompt_count:4,max_new_tokens:4}]"
-    ),
+    "distill_lm": DISTILLED,
+    "distill_lm_real": DISTILLED,
     "dpo": (
         f"{TESTBED} divergences=[kl_qp,js] comparisons=[40] smoothings=[0.2] steps=20 every=10"
         " completions=16"

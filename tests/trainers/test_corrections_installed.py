@@ -41,6 +41,17 @@ def verl(name: str):
     return taken("verl", where, name, verl_F=SimpleNamespace(**sums), **none)
 
 
+def openrlhf_loss(log_prob: Tensor, old: Tensor, advantages: Tensor, **options) -> Tensor:
+    """OpenRLHF's loss of the policy, summed over tokens."""
+    made = taken("openrlhf", "openrlhf/models/loss.py", "PolicyLoss.forward")
+    made.__globals__["masked_mean"] = taken("openrlhf", "openrlhf/models/utils.py", "masked_mean")
+    made.__globals__["aggregate_loss"] = lambda loss, mask, **_: (loss * mask).sum()
+    usual = {"policy_loss_type": "ppo", "dual_clip": None, "token_level_loss": True}
+    this = SimpleNamespace(**usual | options)
+    loss, *_ = made(this, log_prob, old, advantages, action_mask=MASK.to(F64), rollout_log_probs=MU)
+    return loss
+
+
 @pytest.mark.parametrize(
     ("level", "threshold", "correction"),
     [
@@ -103,23 +114,18 @@ def test_verls_rejections(option) -> None:
 )
 def test_openrlhfs_corrections(level, mode, gating, threshold, correction) -> None:
     """What multiplies each token's advantage, where the policy has not moved since."""
-    made = taken("openrlhf", "openrlhf/models/loss.py", "PolicyLoss.forward")
-    masked_mean = taken("openrlhf", "openrlhf/models/utils.py", "masked_mean")
-    made.__globals__["masked_mean"] = masked_mean
-    made.__globals__["aggregate_loss"] = lambda loss, mask, **_: (loss * mask).sum()
-    this = SimpleNamespace(
-        policy_loss_type="ppo",
+    advantages = torch.ones(N, T, dtype=F64, requires_grad=True)
+    loss = openrlhf_loss(
+        OLD,
+        OLD,
+        advantages,
         is_correction_level=level,
         is_correction_mode=mode,
         is_correction_gating=gating,
         is_correction_threshold=threshold,
         clip_eps_low=0.2,
         clip_eps_high=0.2,
-        dual_clip=None,
-        token_level_loss=True,
     )
-    advantages = torch.ones(N, T, dtype=F64, requires_grad=True)
-    loss, *_ = made(this, OLD, OLD, advantages, action_mask=MASK.to(F64), rollout_log_probs=MU)
     (found,) = torch.autograd.grad(-loss, advantages)
     mine = ours(correction)
     assert mode == "clip" or both(mine)

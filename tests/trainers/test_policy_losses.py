@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_corrections_installed import MASK, MU, OLD, SIDES, N, Q, T, verl
+from test_corrections_installed import MASK, MU, OLD, SIDES, N, Q, T, openrlhf_loss, verl
 from test_corrections_read import ADVANTAGE, LENGTH, LOSS_MASK
 from test_trainers_installed import Data, taken, trl_grpo
 from torch import Tensor
@@ -43,10 +43,8 @@ class Config(SimpleNamespace):
 
 def verls(mode: str, *, old=OLD, advantage=ADVANTAGE, low=0.2, high=0.2, c=3.0, mask=None, **more):
     """Minus the slope of a policy loss of verl, summed over tokens, in each log-probability."""
-    made = taken(
-        "verl",
-        "verl/trainer/ppo/core_algos.py",
-        f"compute_policy_loss_{mode}",
+    made = taken("verl", "verl/trainer/ppo/core_algos.py", f"compute_policy_loss_{mode}")
+    made.__globals__.update(  # of this copy alone: other tests take the same file
         ActorConfig=Config,
         AlgoConfig=dict,
         agg_loss=lambda loss_mat, loss_mask, **_: (loss_mat * loss_mask).sum(),
@@ -167,20 +165,17 @@ def test_trls_losses(options, more) -> None:
 )
 def test_openrlhfs_losses(kind, dual) -> None:
     """GSPO's slope is what the row says: of the geometric mean, shared by a sequence's tokens."""
-    made = taken("openrlhf", "openrlhf/models/loss.py", "PolicyLoss.forward")
-    masked_mean = taken("openrlhf", "openrlhf/models/utils.py", "masked_mean")
-    made.__globals__["masked_mean"] = masked_mean
-    made.__globals__["aggregate_loss"] = lambda loss, mask, **_: (loss * mask).sum()
-    this = SimpleNamespace(
+    log_prob = Q.clone().requires_grad_()
+    loss = openrlhf_loss(
+        log_prob,
+        OLD,
+        ADVANTAGE,
         policy_loss_type=kind[:4].strip(),
         is_correction_level="token" if "engine" in kind else "off",
         clip_eps_low=0.05,
         clip_eps_high=0.05,
         dual_clip=dual,
-        token_level_loss=True,
     )
-    log_prob = Q.clone().requires_grad_()
-    loss, *_ = made(this, log_prob, OLD, ADVANTAGE, action_mask=LOSS_MASK, rollout_log_probs=MU)
     (slope,) = torch.autograd.grad(-loss, log_prob)
     if kind == "ppo":
         agree(slope, f"openrlhf_policy eps_clip=0.05 dual_clip={dual}")

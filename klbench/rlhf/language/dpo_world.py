@@ -107,6 +107,17 @@ def fitting(examples: Examples, context: int | None) -> Examples:
     return replace(examples, mask=examples.mask & (np.arange(examples.mask.shape[1]) < room))
 
 
+def joined(first: Examples, second: Examples) -> Examples:
+    """The examples of both, one after the other."""
+    width = max(first.mask.shape[1], second.mask.shape[1])
+
+    def wide(name: str) -> np.ndarray:
+        both = [getattr(each, name) for each in (first, second)]
+        return np.concatenate([np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in both])
+
+    return Examples([*first.prompts, *second.prompts], wide("token"), wide("mask"))
+
+
 class Preferring:
     """A policy that learns from preferences.
 
@@ -128,12 +139,19 @@ class Preferring:
         with held(learner.reference):
             for step in range(self._steps_a_pass):
                 which = self.which(step)
-                for part, found in self._reference.items():
-                    found[which] = self._whole(learner.reference, part, which)
+                for part, found in zip(PARTS, self._whole(learner.reference, which), strict=True):
+                    self._reference[part][which] = found
 
-    def _whole(self, lm: LanguageModel, part: str, which: np.ndarray) -> Tensor:
-        """Log-probabilities of whole completions, ``(n,)``, float64."""
-        return self._summed(lm, getattr(self.preferences, part), which)
+    def _whole(self, lm: LanguageModel, which: np.ndarray) -> tuple[Tensor, ...]:
+        """Log-probabilities of whole completions, those of each part, ``(n,)`` each, float64."""
+        both = [getattr(self.preferences, part) for part in PARTS]
+        if lm.small:
+            return tuple(self._summed(lm, each, which) for each in both)
+        # In one pass, and what they answer once.
+        found = self._summed(
+            lm, joined(*(each.take(which) for each in both)), np.arange(2 * len(which))
+        )
+        return found.chunk(2)
 
     def _summed(self, lm: LanguageModel, examples: Examples, which: np.ndarray) -> Tensor:
         with precision(self.learner.setting.dtype, lm.device):
@@ -157,10 +175,8 @@ class Preferring:
         """The step's pairs under the policy of now."""
         which = self.which(step)
         chosen, rejected = (
-            (self._whole(self.learner.policy, part, which) - self._reference[part][which])[
-                None, None
-            ]
-            for part in PARTS
+            (found - self._reference[part][which])[None, None]
+            for part, found in zip(PARTS, self._whole(self.learner.policy, which), strict=True)
         )
         return DpoBatch(chosen, rejected, details=lambda: self._details(which))
 

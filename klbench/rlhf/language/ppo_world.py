@@ -30,8 +30,6 @@ from klbench.rlhf.language.descent import Descent
 from klbench.rlhf.ppo import PpoBatch
 from klbench.types import Rollouts
 
-FUSED_FROM = 5_000_000
-"""Parameters beyond which Adam's step is fused."""
 Judge = Callable[[Sequence[Sequence[int]], np.ndarray, np.ndarray], np.ndarray]
 """Prompts, and completions ``(n, T)`` with what counts of them, to rewards ``(n,)``."""
 
@@ -142,13 +140,12 @@ class Language:
         self.policy, self.reference = trainable(start), reference
         self.prompts, self.judge, self.setting, self.names = prompts, judge, setting, names
         self.critic = Scalar(start) if setting.critic else None
-        learned = list(self.named_parameters().values())
         self.descent = Descent(
-            learned,
+            list(self.named_parameters().values()),
             setting.rate,
             setting.clip,
             setting.steps,
-            fused=sum(each.numel() for each in learned) > FUSED_FROM,
+            fused=not start.small,
         )
         self._fits = Batch(setting.batch)
         self.latest: tuple[Completed, Rollouts] | None = None

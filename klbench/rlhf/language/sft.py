@@ -40,6 +40,13 @@ class Examples:
     token: np.ndarray
     mask: np.ndarray
 
+    def take(self, which: np.ndarray) -> Examples:
+        """Some of them, no wider than they are."""
+        mask = self.mask[which]
+        width = int(mask.sum(-1).max())
+        prompts = [self.prompts[i] for i in which]
+        return Examples(prompts, self.token[which][:, :width], mask[:, :width])
+
     def log_probs(self, lm: LanguageModel, which: np.ndarray) -> Tensor:
         """Return the log-probabilities, in nats, of tokens that count in ``which`` examples.
 

@@ -121,6 +121,7 @@ def trained(options: DistillLmOptions, name: str, seed: int, k: int) -> Iterator
         options.learning_rate,
         options.gradient_clip,
         options.updates if options.decay else None,
+        fused=not start.small,
     )
     last = float("nan")
     for step in range(options.updates + 1):

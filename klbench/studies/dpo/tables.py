@@ -85,16 +85,16 @@ def final_table(training: pd.DataFrame, options: DpoOptions) -> pd.DataFrame:
         row = {**described(options)[name], "pairs": size, "seeds": mine.counts["seeds"]}
         for kind, table in kinds.items():
             values = by_seed(table, "kl_to_optimum")
-            row |= summary(kind, values.to_numpy(), name, str(size))
+            row |= summary(kind, values, name, str(size))
             other = standard.setdefault((size, kind), values)
             row |= paired(f"{kind}_difference", values, other, name, str(size))
             row |= {
                 f"{kind}_effect_size": effect(values, other),
                 f"{kind}_step": float(table["step"].median()),
             }
-        row |= {column: mean(kinds["last"][column].to_numpy()) for column in MEANS}
+        row |= {column: mean(kinds["last"][column]) for column in MEANS}
         row |= {
-            "best_kl": mean(kinds["best"]["kl"].to_numpy()),
+            "best_kl": mean(kinds["best"]["kl"]),
             "diverged": mine.counts["diverged"],
         }
         rows.append(row | {"outcome": outcome(row, _verdict(row, name))})
@@ -210,10 +210,10 @@ def optima_table(
             "residual": float(own["residual"].max()),
         }
         for column in ("kl_to_optimum", "kl", "reward", "divergence_value", "slope", "correlation"):
-            row |= summary(f"own_{column}", own[column].to_numpy(), name)
+            row |= summary(f"own_{column}", own[column], name)
         for column in ("kl_to_optimum", "kl_to_own", "kl"):
             if len(ends.kept):
-                row |= summary(f"reached_{column}", ends.last(column).to_numpy(), name)
+                row |= summary(f"reached_{column}", ends.last(column), name)
         result.append(row)
     return pd.DataFrame(result)
 

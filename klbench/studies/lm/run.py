@@ -26,13 +26,12 @@ these are a sample; ``prompts`` says by how much.
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
 from klbench.context import Checkpoint, Context
-from klbench.doctor.api import doctor
-from klbench.doctor.tables import causes, must_hold
 from klbench.metrics.tails import FAILS
 from klbench.pairs import Pair
 from klbench.pairs.recorded import RecordedPair
@@ -149,6 +148,18 @@ def run(options: LmOptions, context: Context) -> dict[str, pd.DataFrame]:
     return _tables(results, again, context)
 
 
+def _diagnosed(results: Sequence[Measured]) -> dict[str, pd.DataFrame]:
+    """Return the doctor's tables of recorded rollouts.
+
+    With it comes much that models do not need.
+    """
+    if not any(isinstance(m.pair, RecordedPair) for m in results):
+        return {}
+    module = importlib.import_module("klbench.studies.lm.diagnosed")
+    found: dict[str, pd.DataFrame] = module.diagnosed(results)
+    return found
+
+
 def _tables(
     results: list[Measured], again: dict[str, pd.DataFrame], context: Context
 ) -> dict[str, pd.DataFrame]:
@@ -173,23 +184,11 @@ def _tables(
             "estimators": made.described_all(
                 list(used.values()), off_policy=any(m.off_policy for m in results)
             ),
-            **diagnosed(results),
+            **_diagnosed(results),
             "throughput": made.throughput(results, context.device),
             "cost": made.cost(results, found),
         }
     )
-
-
-def diagnosed(results: Sequence[Measured]) -> dict[str, pd.DataFrame]:
-    """Return the doctor's causes and checks of recorded rollouts; nothing where there are none."""
-    found = [
-        (m.pair.title, doctor(m.pair.path)) for m in results if isinstance(m.pair, RecordedPair)
-    ]
-    rows = {
-        "causes": [row for title, d in found for row in causes(d, title)],
-        "must_hold": [row for title, d in found for row in must_hold(d, title)],
-    }
-    return {name: pd.DataFrame(each) for name, each in rows.items() if each}
 
 
 def _known(value: float, text: str) -> str:

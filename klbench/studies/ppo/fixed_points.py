@@ -66,7 +66,7 @@ def fixed_points_table(
             if len((part := frame.where(combination=name)).every)
         }
         predicted, start = exact.get(point), mine["sampled"].first("regret").reindex(few)
-        row |= {"start_regret": mean(start.to_numpy())}
+        row |= {"start_regret": mean(start)}
         for column in ("regret", "kl", "reward"):
             values = (
                 np.full(1, math.nan) if predicted is None else getattr(predicted, column)[0].numpy()
@@ -74,7 +74,7 @@ def fixed_points_table(
             row |= summary(f"predicted_{column}", values, name)
             for kind, part in mine.items():
                 reached = part.last(column)
-                row |= summary(f"{kind}_{column}", reached.to_numpy(), name)
+                row |= summary(f"{kind}_{column}", reached, name)
                 if kind == "sampled" and column == "regret":
                     aim = pd.Series(values if predicted is not None else math.nan, index=few)
                     row |= {"sampled_seeds": len(reached)}

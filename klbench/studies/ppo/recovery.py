@@ -223,7 +223,7 @@ def recovery_tables(rows: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, pd
             each: every[each].mean()
             for each in ("reference_probability", "optimum_probability", "start_sampled")
         }
-        row |= {"start_probability": mean(group.first("probability").to_numpy())}
+        row |= {"start_probability": mean(group.first("probability"))}
         for column in (
             "probability",
             "exact_probability",
@@ -232,9 +232,9 @@ def recovery_tables(rows: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, pd
             "norm_median",
             "norm_99",
         ):
-            row |= summary(column, last[column].to_numpy(), *names)
+            row |= summary(column, last[column], *names)
         never = last["first_sampled"].isna()
-        row |= {"norm_max": every["norm_max"].max(), "never_sampled": mean(never.to_numpy())}
+        row |= {"norm_max": every["norm_max"].max(), "never_sampled": mean(never)}
         row |= {
             "first_sampled": math.nan if never.all() else float(np.nanmedian(last["first_sampled"]))
         }

@@ -40,18 +40,13 @@ def final_table(
             **described(name),
             "seeds": len(regret),
             "fixed_point": points[name],
-            "start_regret": mean(start.to_numpy()),
+            "start_regret": mean(start),
         }
-        row |= summary("regret", regret.to_numpy(), name) | paired(
-            "start_difference", regret, start, name
-        )
+        row |= summary("regret", regret, name) | paired("start_difference", regret, start, name)
         row |= paired("difference", regret, reference, name) | {
             "effect_size": effect(regret, reference)
         }
-        row |= {
-            column: mean(mine.last(column).to_numpy())
-            for column in ("reward", "kl", "kl_to_optimum")
-        }
+        row |= {column: mean(mine.last(column)) for column in ("reward", "kl", "kl_to_optimum")}
         row |= summary("estimate_error", error, name)
         row |= {
             column: own[column].mean()

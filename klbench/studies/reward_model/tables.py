@@ -124,7 +124,7 @@ def curves_table(paths: SeedFrame) -> pd.DataFrame:
         for column in ("kl", "proxy_gain", "k1_estimate", "k3_estimate"):
             row |= {column: kept[column].mean(), f"{column}_se": kept[column].sem()}
         names = [str(each) for each in key]
-        row |= summary("gold_gain", kept["gold_gain"].to_numpy(), *names)
+        row |= summary("gold_gain", kept["gold_gain"], *names)
         for column in ("k1", "k3"):
             row |= paired(f"{column}_error", kept[f"{column}_estimate"], kept["kl"], *names)
         result.append(row)

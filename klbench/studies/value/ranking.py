@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from klbench.metrics.seeds import Z95
-from klbench.rows import Rows, column_of
+from klbench.rows import Rows, column_of, grouped, keyed
+from klbench.schema import records
 from klbench.studies.value.columns import (
     ALL,
     DIFFERENCES,
@@ -155,12 +156,10 @@ class Ranking:
 
     @cached_property
     def _rows(self) -> dict[tuple[str, int], dict[str, Row]]:
-        found: dict[tuple[str, int], dict[str, Row]] = {}
-        for row in self._measured[self._measured["target"] == self.target].to_dict("records"):
-            found.setdefault((row["pair"], int(row["batch"])), {})[row["estimator"]] = {
-                str(k): v for k, v in row.items()
-            }
-        return found
+        rows = grouped(
+            records(self._measured[self._measured["target"] == self.target]), "pair", "batch"
+        )
+        return {key: keyed(found, "estimator") for key, found in rows.items()}
 
     @cached_property
     def _differences(self) -> dict[tuple[str, int, str, str], tuple[float, float]]:
@@ -173,17 +172,15 @@ class Ranking:
 
     @cached_property
     def _off_policy(self) -> frozenset[str]:
-        return frozenset(self.pairs["pair"][self.pairs["off_policy"].astype(bool)])
+        return _flagged(self.pairs, "pair", "off_policy")
 
     @cached_property
     def _unbiased(self) -> frozenset[str]:
-        return frozenset(
-            self.estimators["estimator"][self.estimators["unbiased_claim"].astype(bool)]
-        )
+        return _flagged(self.estimators, "estimator", "unbiased_claim")
 
     @cached_property
     def _weighted(self) -> frozenset[str]:
-        return frozenset(self.estimators["estimator"][self.estimators["needs_weight"].astype(bool)])
+        return _flagged(self.estimators, "estimator", "needs_weight")
 
     def difference(
         self, pair: str, batch: int, first: str, second: str
@@ -268,16 +265,13 @@ class Ranking:
                 for among in (ALL, UNBIASED, TWO):
                     for stretch in self.stretches(pairs, batch, among):
                         kls = [kl[each.pair] for each in stretch]
-                        head = {
-                            "series": series,
-                            "target": self.target,
-                            "batch": batch,
-                            "among": among,
-                            "pairs": len(kls),
-                        }
                         rows.append(
                             {
-                                **head,
+                                "series": series,
+                                "target": self.target,
+                                "batch": batch,
+                                "among": among,
+                                "pairs": len(kls),
                                 "kl_low": min(kls),
                                 "kl_high": max(kls),
                                 **self._range(stretch, batch),
@@ -301,6 +295,11 @@ class Ranking:
                 dict.fromkeys(name for each in stretch for name in each.unranked)
             ),
         }
+
+
+def _flagged(table: pd.DataFrame, name: str, flag: str) -> frozenset[str]:
+    """Return the names in the rows where a flag is set."""
+    return frozenset(table[name][table[flag].astype(bool)])
 
 
 def judged(values: pd.DataFrame, pairs: pd.DataFrame, estimators: pd.DataFrame) -> pd.DataFrame:
@@ -328,37 +327,28 @@ def judged(values: pd.DataFrame, pairs: pd.DataFrame, estimators: pd.DataFrame) 
         subset="z"
     )
     found = []
-    for record in estimators.to_dict("records"):
-        row = {str(name): value for name, value in record.items()}
+    for row in records(estimators):
+        name = row["estimator"]
         rows = testable[
-            (testable["estimator"] == row["estimator"])
-            & (testable["weighted"] == bool(row["needs_weight"]))
+            (testable["estimator"] == name) & (testable["weighted"] == bool(row["needs_weight"]))
         ]
-        own: dict[str, Any] = {"judged": len(rows), "worst_z": rows["z"].max()}
-        own["worst_pair"] = str(rows["pair"][rows["z"].idxmax()]) if len(rows) else ""
-        own["negative"] = (
-            values["frac_negative"][values["estimator"] == row["estimator"]].astype(float).max()
-        )
-        own["exact_z"] = ok["bias_z"][ok["estimator"] == row["estimator"]].astype(float).abs().max()
-        found.append(row | own | {"verdict": verdict(row | own)})
+        row |= {
+            "judged": len(rows),
+            "worst_z": rows["z"].max(),
+            "worst_pair": str(rows["pair"][rows["z"].idxmax()]) if len(rows) else "",
+            "negative": values["frac_negative"][values["estimator"] == name].astype(float).max(),
+            "exact_z": ok["bias_z"][ok["estimator"] == name].astype(float).abs().max(),
+        }
+        found.append(row | {"verdict": verdict(row)})
     return ESTIMATORS.frame(found)
 
 
 def verdict(row: Row) -> str:
     """Return what became of an estimator's claims; ``broken`` opens the bad ones."""
-    unbiased, nonnegative, biased = (
-        bool(row["unbiased_claim"]),
-        bool(row["nonnegative_claim"]),
-        row["worst_z"] > LARGE_Z,
-    )
-    failed = [
-        word
-        for word, true in (
-            ("biased", unbiased and biased),
-            ("negative", nonnegative and row["negative"] > 0),
-        )
-        if true
-    ]
+    unbiased, nonnegative = bool(row["unbiased_claim"]), bool(row["nonnegative_claim"])
+    biased = row["worst_z"] > LARGE_Z
+    failed = ["biased"] if unbiased and biased else []
+    failed += ["negative"] if nonnegative and row["negative"] > 0 else []
     if failed:
         return f"broken: {' and '.join(failed)}"
     if unbiased and not row["judged"]:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from klbench.report.blocks import Block, Heading, Lead, Paragraph, Section, Tables, Text
 from klbench.rows import column_of, where
-from klbench.studies.value import section_figures, section_tables
+from klbench.studies.value import section_figures, section_over_kl, section_tables
 from klbench.studies.value.columns import ALL, FEW_SAMPLES, UNBIASED, VALUES
+from klbench.studies.value.section_curves import SAY
 from klbench.studies.value.section_data import Data
-from klbench.studies.value.section_figures import SAY
 
 NAMED = 3
 """The most winners that the verdict names."""
@@ -36,7 +36,7 @@ def lead(tables: Tables) -> Lead:
         return Lead(
             question,
             SAY.nothing_ranked(bool(data.measured)),
-            section_figures.lead(data) if data.measured else None,
+            section_over_kl.lead(data) if data.measured else None,
         )
     best = data.winners(ALL, data.batch).most_common(1)[0][0]
     widest = max(where(ranges, estimator=best), key=lambda row: row["pairs"])
@@ -50,7 +50,7 @@ def lead(tables: Tables) -> Lead:
         for group in groups
         if data.winners(*group) and data.winners(*group) != data.winners(ALL, data.batch)
     ]
-    return Lead(question, verdict, section_figures.lead(data), more)
+    return Lead(question, verdict, section_over_kl.lead(data), more)
 
 
 def _asked(data: Data) -> Text:

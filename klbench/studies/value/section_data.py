@@ -15,7 +15,7 @@ from klbench.report.blocks import LegendEntry
 from klbench.report.plots import MOST_ENTRIES
 from klbench.report.runs import RunTables, stored
 from klbench.report.tables import Row
-from klbench.rows import Rows, column_of, distinct, keyed
+from klbench.rows import Rows, column_of, distinct, grouped, keyed
 from klbench.studies.value.columns import (
     ALL,
     ERRORS,
@@ -101,10 +101,7 @@ class Data(RunTables):
 
     @cached_property
     def _at(self) -> dict[tuple[str, int], dict[str, Row]]:
-        found: dict[tuple[str, int], dict[str, Row]] = {}
-        for row in self.measured:
-            found.setdefault((row["pair"], int(row["batch"])), {})[row["estimator"]] = row
-        return found
+        return by_pair_and_batch(self.measured)
 
     def at(self, pair: str, batch: int) -> dict[str, Row]:
         """Return the measured rows of a pair and batch size, by estimator."""
@@ -118,13 +115,12 @@ class Data(RunTables):
     @cached_property
     def series(self) -> dict[str, list[str]]:
         """Pairs by series, each by rising KL."""
-        kl = {row["pair"]: row["kl"] for row in self.values}
-        found: dict[str, list[str]] = {}
-        for pair, series in {row["pair"]: row["series"] for row in self.values}.items():
-            found.setdefault(series, []).append(pair)
+        pairs = grouped(keyed(self.values, "pair").values(), "series")
         return {
-            name: sorted(pairs, key=lambda pair: (math.isnan(kl[pair]), kl[pair]))
-            for name, pairs in found.items()
+            name: column_of(
+                sorted(rows, key=lambda row: (math.isnan(row["kl"]), row["kl"])), "pair"
+            )
+            for name, rows in pairs.items()
         }
 
     @cached_property
@@ -173,7 +169,8 @@ class Data(RunTables):
         ]
         if any(each.keys() != known[0].keys() for each in known):
             return False
-        for values in ([each[key] for each in known] for key in known[0]) if known else ():
+        for key in known[0] if known else ():
+            values = column_of(known, key)
             if len(set(values)) > 1 and not all(isinstance(value, int | float) for value in values):
                 return False
             if values not in (sorted(values), sorted(values, reverse=True)):
@@ -259,26 +256,24 @@ class Data(RunTables):
     @cached_property
     def typical(self) -> dict[str, str]:
         """The pair of each series whose KL is closest to half a nat on a logarithmic scale."""
-        found = {
-            name: [pair for pair in pairs if self.kl(pair) > 0]
-            for name, pairs in self.series.items()
-        }
         return {
             name: min(kept, key=lambda pair: abs(math.log(2 * self.kl(pair))))
-            for name, kept in found.items()
-            if kept
+            for name, pairs in self.series.items()
+            if (kept := [pair for pair in pairs if self.kl(pair) > 0])
         }
 
     @cached_property
     def errors(self) -> dict[tuple[str, int], dict[str, Row]]:
         """The quantiles of the errors of batches, by pair and batch size, then by estimator."""
-        found: dict[tuple[str, int], dict[str, Row]] = {}
-        for row in self.rows(ERRORS):
-            found.setdefault((row["pair"], int(row["batch"])), {})[row["estimator"]] = row
-        return found
+        return by_pair_and_batch(self.rows(ERRORS))
 
     estimators = stored(ESTIMATORS)
     """One row for each estimator, of each run."""
+
+
+def by_pair_and_batch(rows: Iterable[Row]) -> dict[tuple[str, int], dict[str, Row]]:
+    """Return rows by estimator, for each pair and batch size."""
+    return {key: keyed(found, "estimator") for key, found in grouped(rows, "pair", "batch").items()}
 
 
 def _leaves(node: Any, path: str = "") -> Row:

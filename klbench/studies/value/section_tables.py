@@ -13,8 +13,8 @@ from klbench.report.numbers import MISSING, number, percent, short
 from klbench.report.tables import Row, folded, head, select, table
 from klbench.rows import column_of, finite, grouped, keyed, where
 from klbench.studies.value.columns import ALL, ESTIMATORS, PAIRS, RANGES, VALUES
+from klbench.studies.value.section_curves import SAY, size
 from klbench.studies.value.section_data import Data
-from klbench.studies.value.section_figures import SAY, size
 
 MOST_ROWS = 600
 LARGE_Z = 5.0

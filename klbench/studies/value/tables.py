@@ -165,11 +165,8 @@ def _about(measured: Measured, estimator: Estimator, batch: int, samples: int) -
 
 
 def _row(measured: Measured, i: int, j: int, samples: int, covariance: np.ndarray) -> Row:
-    estimator, counts, batch = (
-        measured.plan.estimators[i],
-        measured.counts,
-        measured.plan.batches[j],
-    )
+    estimator, counts = measured.plan.estimators[i], measured.counts
+    batch = measured.plan.batches[j]
     truth, row = _about(measured, estimator, batch, samples)
     row["truth_method"] = truth.method if truth.value == truth.value else "unknown"
     at = _locate(measured, i, batch)
@@ -195,7 +192,7 @@ def _row(measured: Measured, i: int, j: int, samples: int, covariance: np.ndarra
         (exact.mean - truth.value, exact.std / math.sqrt(batch)) if exact else (NAN, NAN)
     )
     std_z = _z(std - exact_std, std_se)
-    khat, khat_se, khat_samples = measured.khats.get(tail_variable(estimator), (NAN, NAN, 0))
+    tail = _khat(measured, tail_variable(estimator))
     batches, tested = int(counts.batches[i, j]), int(counts.tested[i, j])
     covered, negative = int(counts.covered[i, j]), int(counts.negative[i, j])
     return row | {
@@ -224,11 +221,15 @@ def _row(measured: Measured, i: int, j: int, samples: int, covariance: np.ndarra
         "coverage": covered / tested if tested else NAN,
         "coverage_se": proportion_se(covered, tested) if tested else NAN,
         "n_nonfinite": int(counts.nonfinite[i]),
-        "khat": khat,
-        "khat_se": khat_se,
-        "khat_samples": khat_samples,
-        "status": _status(measured, i, khat, std_z),
+        **tail,
+        "status": _status(measured, i, tail["khat"], std_z),
     }
+
+
+def _khat(measured: Measured, ratio: str) -> Row:
+    """Return the columns of a ratio's tail; NaN where it was not looked at."""
+    names = ("khat", "khat_se", "khat_samples")
+    return dict(zip(names, measured.khats.get(ratio, (NAN, NAN, 0)), strict=True))
 
 
 def _z(difference: float, standard_error: float) -> float:
@@ -339,24 +340,14 @@ def pairs(results: Sequence[Measured]) -> pd.DataFrame:
     rows = []
     for measured in results:
         truths = measured.exact.truths
-        row: Row = {
-            "pair": measured.pair.title,
-            "series": measured.pair.series,
-            "kind": measured.pair.kind,
-        }
-        row["off_policy"], row["unreached"] = measured.pair.off_policy, measured.pair.unreached
-        row |= {
-            key: truth.value if (truth := truths[key]) else NAN
-            for key in ("kl_qp", "kl_pq", "chi2")
-        }
-        khat, khat_se, khat_samples = measured.khats.get("r", (NAN, NAN, 0))
-        row |= {
+        pair, found = measured.pair, ("kl_qp", "kl_pq", "chi2")
+        row = {key: truth.value if (truth := truths[key]) else NAN for key in found}
+        row |= {name: getattr(pair, name) for name in ("series", "kind", "off_policy", "unreached")}
+        row |= _khat(measured, "r") | {
+            "pair": pair.title,
             "tail_index": measured.exact.tail_index,
-            "khat": khat,
-            "khat_se": khat_se,
-            "khat_samples": khat_samples,
+            "parameters": pair.parameters_text(exclude_none=True),
         }
-        row["parameters"] = measured.pair.parameters_text(exclude_none=True)
         rows.append(row)
     return PAIRS.frame(rows)
 

@@ -1,0 +1,52 @@
+"""The text of ``klbench --help``, kept beside compiled modules from one call to the next.
+
+To make it imports every estimator, pair, combination and claim.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.metadata
+import os
+import sys
+from pathlib import Path
+
+from klbench import inputs
+
+PLACE = Path(__file__).parent / "__pycache__" / "help.txt"
+
+
+def help_text(place: Path = PLACE) -> str:
+    """Return the text, of ``place`` where no file of klbench has changed since."""
+    package = Path(__file__).parent.parent
+    now = stamp(package, inputs.conf_folder())
+    with contextlib.suppress(OSError, ValueError):
+        then, _, text = place.read_text(encoding="utf-8").partition("\n")
+        if then == now and not _plugins():
+            return text
+    made: str = importlib.import_module("klbench.engine.help").text()
+    if not sys.dont_write_bytecode and not _plugins():
+        partial = place.with_name(f"{place.name}.{os.getpid()}")
+        with contextlib.suppress(OSError):
+            partial.write_text(f"{now}\n{made}", encoding="utf-8")
+            partial.replace(place)
+    return made
+
+
+def stamp(*folders: Path) -> str:
+    """Return what changes with any file of these folders, Python's own left out."""
+    found = hashlib.sha256()
+    for folder in folders:
+        for place, inner, files in os.walk(folder):
+            inner[:] = sorted(set(inner) - {"__pycache__"})
+            for file in sorted(files):
+                about = Path(place, file).stat()
+                found.update(f"{place}/{file} {about.st_mtime_ns} {about.st_size}\n".encode())
+    return found.hexdigest()
+
+
+def _plugins() -> bool:
+    """Return whether other packages add to klbench: their files are not looked at."""
+    return any(each.startswith("klbench.") for each in importlib.metadata.entry_points().groups)
