@@ -16,7 +16,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 F = np.float32
-TILE = 1024
+TILE = 512
 """Logits at a time, of each: they stay in the nearest cache, and their sums are short."""
 FULL, BRAIN, SMALL = 0, 1, 2
 """Kinds of logits: float32, which take two words each, bfloat16 and float16."""
