@@ -72,9 +72,7 @@ def imports(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[ast.AST, 
             base = list(package[: len(package) - node.level + 1]) if node.level else []
             base += node.module.split(".") if node.module else []
             paths = [[*base, alias.name] for alias in node.names]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
-            ("import_module", "__import__")
-        ):
+        elif isinstance(node, ast.Call) and called(node.func) in {"import_module", "__import__"}:
             paths = [
                 arg.value.split(".")
                 for arg in node.args
@@ -83,6 +81,11 @@ def imports(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[ast.AST, 
         else:
             continue
         yield from ((node, path) for path in paths if path[0] == "klbench")
+
+
+def called(function: ast.expr) -> str:
+    """The last part of the name of what is called; empty where it has none."""
+    return getattr(function, "attr", getattr(function, "id", ""))
 
 
 def imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:

@@ -1,4 +1,4 @@
-"""What the figures of the value study share: curves, axes, and what a caption leaves out."""
+"""The parts that the figures of the value study share: curves, axes, the end of a caption."""
 
 from __future__ import annotations
 
