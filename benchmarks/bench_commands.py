@@ -1,7 +1,7 @@
 """What a command costs as a whole process, start and page included, beside its heaviest imports.
 
 ``python benchmarks/bench_commands.py`` runs each in turn with the imports and prints the table of
-docs/design.md. As benchmarks, the short ones run with all others, the long ones where ``-m heavy``
+docs/results.md. As benchmarks, the short ones run with all others, the long ones where ``-m heavy``
 asks for them.
 """
 

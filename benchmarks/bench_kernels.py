@@ -37,6 +37,16 @@ def bench_kernel(kernel: str, benchmark: Any) -> None:
 
 
 @every
+def bench_kernel_second_look(kernel: str, benchmark: Any) -> None:
+    policy, reference, tokens = logits(kernel)
+    more: dict[str, Any] = {"total_variation": True, "jsd": 0.5, "top": (1, 8, 64)}
+    found = benchmark(
+        lambda: kernels.token_divergences(policy, reference, tokens, kernel=kernel, **more)
+    )
+    assert found.top.policy.shape == (ROWS, 3)
+
+
+@every
 def bench_kernel_backward(kernel: str, benchmark: Any) -> None:
     import torch
 

@@ -31,6 +31,8 @@ RESULTS = ("log_q", "log_p", "kl_qp", "kl_pq", "entropy")
 # Of float32 results, within t (1 + |exact|); of a gradient, of what its own dtype resolves beside
 # the largest element.
 TOLERANCE = 2e-6
+MORE: Row = {"total_variation": True, "jsd": 0.5, "top": (1, 8, 64)}
+"""What takes a second look at the logits."""
 ABOUT = ("machine", "python", "torch", "triton", "command")
 """Columns that are the same in every row, and not shown."""
 RESOLUTION = {"float32": 2e-6, "bfloat16": 2**-8, "float16": 2**-10}
@@ -71,7 +73,7 @@ def check(rows: int, size: int, noise: float, dtype: Any, device: str) -> Row:
     found = {}
     for kernel, leaf in (("triton", policy.clone()), ("reference", policy.double())):
         leaf.requires_grad_()
-        found[kernel] = token_divergences(leaf, reference, tokens, kernel=kernel)
+        found[kernel] = token_divergences(leaf, reference, tokens, kernel=kernel, **MORE)
         parts = [
             getattr(found[kernel], name).double() for name in ("log_q", "kl_qp", "kl_pq", "entropy")
         ]
@@ -80,10 +82,9 @@ def check(rows: int, size: int, noise: float, dtype: Any, device: str) -> Row:
             for part, w in zip(parts, weights.T, strict=True)
         )
         gradients.append(torch.autograd.grad(total, leaf)[0].double())
-    for name in RESULTS:
-        got, exact = (
-            getattr(found[kernel], name).detach().double() for kernel in ("triton", "reference")
-        )
+    for got, exact in zip(
+        *(results(found[kernel]) for kernel in ("triton", "reference")), strict=True
+    ):
         wrong = (got - exact).abs() / (1 + exact.abs())
         error = max(
             error, float(torch.where(got == exact, 0.0, wrong).nan_to_num(nan=float("inf")).max())
@@ -108,6 +109,13 @@ def check(rows: int, size: int, noise: float, dtype: Any, device: str) -> Row:
         "gradient_error": slope,
         "status": "ok" if ok else "off",
     }
+
+
+def results(found: Any) -> list[Any]:
+    """Return all values in float64, without gradients."""
+    values = [getattr(found, name) for name in (*RESULTS, "total_variation", "jsd")]
+    values += [getattr(found.top, name) for name in ("policy", "reference", "kl_qp")]
+    return [value.detach().double() for value in values]
 
 
 def seconds(job: Callable[[], object], device: str, rounds: int) -> float:
@@ -162,6 +170,11 @@ def timings(rows: int, size: int, noise: float, dtype: Any, device: str, rounds:
 
     note("copy", functools.partial(torch.empty_like(policy).copy_, policy), 2 * one)
     note("forward", lambda: token_divergences(policy, reference, tokens, kernel="triton"), 2 * one)
+    for name, value in MORE.items():
+        with_it = functools.partial(
+            token_divergences, policy, reference, tokens, kernel="triton", **{name: value}
+        )
+        note(f"forward, {name}", with_it, 2 * one)
     leaf = policy.detach().requires_grad_()
     result = token_divergences(leaf, reference, tokens, kernel="triton")
     total = (result.log_q + result.kl_qp + result.kl_pq + result.entropy).sum()

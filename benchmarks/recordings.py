@@ -24,6 +24,7 @@ from klbench.lm.corpus import corpus
 from klbench.lm.generation import Sampled, generate
 from klbench.lm.loading import load
 from klbench.lm.model import LanguageModel
+from klbench.lm.packaged import SMOLLM2
 from klbench.lm.sampling import Sampling
 from klbench.lm.scoring import token_logits
 
@@ -37,7 +38,7 @@ class Scene:
     Parameters
     ----------
     policy, reference
-        Names of embedded models.
+        Names of embedded models, or other ones: ``smollm2``, a folder.
     engine
         Standard deviation of the engine's own noise in a log-probability.
     """
@@ -55,7 +56,7 @@ class Scene:
 
 
 def model(name: str) -> LanguageModel:
-    return load(f"embedded:{name}")
+    return load(name if name == SMOLLM2 or Path(name).is_dir() else f"embedded:{name}")
 
 
 def changed(lm: LanguageModel, change: Callable[[Any], None]) -> LanguageModel:

@@ -2,9 +2,10 @@
 
 ``pytest benchmarks/test_kernel_speed.py -m heavy -s``.
 
-In float32, the ``cpu`` kernel has to be four times as fast as both log-softmaxes and the exact sum
-(measured: 12 times), and faster than what has the tokens' log-probabilities alone (measured: 3
-times); all in the same rounds.
+In float32, the ``cpu`` kernel has to take at most 2.2 reads (measured: 1.9 to 2.0), be four times
+as fast as both log-softmaxes and the exact sum, and faster than what has the tokens'
+log-probabilities alone; all in the same rounds. In 16 bits it has at most a tenth more than 2.2
+reads of float32 logits. Processor time of one thread, which other work disturbs least.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import torch
 
 from klbench.kernels import token_divergences
 
-ROWS, VOCABULARY, THREADS, ROUNDS = 1_024, 50_257, 2, 5
+ROWS, VOCABULARY, THREADS, ROUNDS = 256, 50_257, 1, 7
+READS = 2.2
 Job = Callable[[], object]
 
 pytestmark = pytest.mark.heavy
@@ -43,17 +45,18 @@ def selective(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def interleaved(jobs: dict[str, Job], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every job in every round, one after the other in each, after a round that is
-    not counted.
+    """Seconds on the processor of every job in every round, one after the other in each.
+
+    After a round that is not counted.
     """
     for job in jobs.values():
         job()
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds):
         for name, job in jobs.items():
-            start = time.perf_counter()
+            start = time.process_time()
             job()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.process_time() - start)
     return seconds
 
 
@@ -83,53 +86,66 @@ def threads() -> object:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(
-    ("noise", "dtype"), [(0.1, torch.float32), (3.0, torch.float32), (0.1, torch.bfloat16)], ids=str
-)
+def reads(seconds: dict[str, list[float]], name: str) -> float:
+    """Reads that a job takes: the median over rounds."""
+    return statistics.median(
+        a / b for a, b in zip(seconds[name], seconds["read both"], strict=True)
+    )
+
+
+def case(rows: int, noise: float, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    stream = torch.Generator().manual_seed(0)
+    policy = torch.randn(rows, VOCABULARY, generator=stream) * 3.0
+    reference = policy + torch.randn(rows, VOCABULARY, generator=stream) * noise
+    tokens = torch.randint(VOCABULARY, (rows,), generator=stream)
+    return policy.to(dtype), reference.to(dtype), tokens
+
+
+@pytest.mark.parametrize("noise", [0.1, 3.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_forward(
     noise: float, dtype: torch.dtype, threads: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stream = torch.Generator().manual_seed(0)
-    policy = torch.randn(ROWS, VOCABULARY, generator=stream) * 3.0
-    reference = (policy + torch.randn(ROWS, VOCABULARY, generator=stream) * noise).to(dtype)
-    policy = policy.to(dtype)
-    tokens = torch.randint(VOCABULARY, (ROWS,), generator=stream)
+    policy, reference, tokens = case(ROWS, noise, dtype)
+    wide = policy.float(), reference.float()
+
+    def kernel(**options: object) -> Job:
+        return lambda: token_divergences(policy, reference, tokens, kernel="cpu", **options)
+
     with torch.no_grad():
         seconds = interleaved(
             {
-                "read both": lambda: (policy.max(), reference.max()),
-                "kernel cpu": lambda: token_divergences(policy, reference, tokens, kernel="cpu"),
-                "selective log-softmax, twice": lambda: (
-                    selective(policy, tokens),
-                    selective(reference, tokens),
-                ),
-                "log_softmax of both, and KL": lambda: full(policy, reference, tokens),
+                "read both": lambda: [x.max() for x in wide],
+                "kernel cpu": kernel(),
+                "and total variation": kernel(total_variation=True),
+                "and JSD": kernel(jsd=0.5),
+                "and masses on the top 64": kernel(top=(64,)),
+                "and all of them": kernel(total_variation=True, jsd=0.5, top=(1, 8, 64)),
             },
             ROUNDS,
         )
-        plain = {
-            "kernel reference": lambda: token_divergences(
-                policy, reference, tokens, kernel="reference"
-            )
+        others = {
+            "read both": lambda: [x.max() for x in wide],
+            "kernel cpu": kernel(),
+            "selective log-softmax, twice": lambda: [
+                selective(x, tokens) for x in (policy, reference)
+            ],
+            "log_softmax of both, and KL": lambda: full(policy, reference, tokens),
         }
-        seconds |= interleaved(plain, 1)
-    seconds["kernel reference"] *= ROUNDS
+        slow = interleaved(others, 3) if dtype == torch.float32 else {}
     with capsys.disabled():
-        show(
-            f"{ROWS} x {VOCABULARY}, {dtype}, noise {noise}, {THREADS} threads, forward",
-            seconds,
-            "read both",
-        )
-    if dtype == torch.float32:
-        assert times_as_fast(seconds, "log_softmax of both, and KL") >= 4.0
-        assert times_as_fast(seconds, "selective log-softmax, twice") > 1.0
+        title = f"{ROWS} x {VOCABULARY}, {dtype}, noise {noise}, {THREADS} thread"
+        show(f"{title}, forward", seconds, "read both")
+        if slow:
+            show(f"{title}, beside others", slow, "read both")
+    assert reads(seconds, "kernel cpu") <= READS * (1.0 if dtype == torch.float32 else 1.1)
+    if slow:
+        assert times_as_fast(slow, "log_softmax of both, and KL") >= 4.0
+        assert times_as_fast(slow, "selective log-softmax, twice") > 1.0
 
 
 def test_backward(threads: object, capsys: pytest.CaptureFixture[str]) -> None:
-    stream = torch.Generator().manual_seed(0)
-    policy = torch.randn(ROWS // 4, VOCABULARY, generator=stream) * 3.0
-    reference = policy + torch.randn(ROWS // 4, VOCABULARY, generator=stream) * 0.1
-    tokens = torch.randint(VOCABULARY, (ROWS // 4,), generator=stream)
+    policy, reference, tokens = case(ROWS // 4, 0.1, torch.float32)
     policy.requires_grad_()
 
     def kernel() -> None:
@@ -150,7 +166,7 @@ def test_backward(threads: object, capsys: pytest.CaptureFixture[str]) -> None:
     seconds = interleaved(jobs, ROUNDS)
     with capsys.disabled():
         show(
-            f"{ROWS // 4} x {VOCABULARY}, float32, {THREADS} threads, forward and backward",
+            f"{ROWS // 4} x {VOCABULARY}, float32, {THREADS} thread, forward and backward",
             seconds,
             "read both",
         )

@@ -137,11 +137,11 @@ def spelled(trainer: str) -> dict[str, str]:
     for each in trainers.spellings():
         if each.trainer == title and each.meaning.combination not in ("", trainers.NONE):
             spec = gradients.get(each.meaning.combination).spec
-            found.setdefault(_plain(spec), each.options or "its defaults, but for the weight")
+            found.setdefault(plain(spec), each.options or "its defaults, but for the weight")
     return found
 
 
-def _plain(spec: str) -> str:
+def plain(spec: str) -> str:
     """Return a combination without what does not count here.
 
     Clamps that are out of reach, and means over one length.

@@ -10,13 +10,21 @@ Policy q and reference p are rows of logits over a vocabulary of V. With ``q = s
     kl_pq           KL(p‖q) = sum over the vocabulary of p (log p - log q)
     entropy         -sum over the vocabulary of q log q
 
+On request there are, from a second look at the logits, which needs both normalisers::
+
+    total_variation  sum |q - p| / 2: speculative decoding accepts a draft's token with probability
+                     1 - it (Leviathan et al. 2023, corollary 3.6)
+    jsd              beta KL(p‖m) + (1 - beta) KL(q‖m), m = beta p + (1 - beta) q
+    top              masses of q and p on the k most probable tokens of either, for each k, and
+                     KL(q‖p) with one bucket of all other tokens
+
 Three implementations give them, to the same accuracy:
 
 ``reference``
     Plain torch in float64, a block of rows at a time, differentiated by autograd. Any device; slow.
 ``cpu``
-    Compiled loops that read each logit once and never hold a softmax; as many threads as torch is
-    allowed.
+    Compiled loops that read each logit once, and once more for what is on request, and never hold
+    a softmax; as many threads as torch is allowed.
 ``triton``
     The same sums on a GPU, one program a row. ``TRITON_INTERPRET=1`` runs it without a GPU, for
     tests only.
@@ -37,7 +45,7 @@ or ``+inf``, gives NaN in all that depends on it.
 
 **Gradients** reach the policy's logits alone, through all results but ``log_p``; the reference is a
 constant. A divergence that is infinite has none: NaN. There are no second derivatives, except with
-``reference``.
+``reference``. What is on request has no gradient.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ LOG_Q, LOG_P, KL_QP, KL_PQ, ENTROPY, MAX_Q, MAX_P, LOG_SUM_Q, SHIFT = range(9)
 """Columns of what forward finds in a row: the results, the largest logits, ``log sum exp(policy -
 MAX_Q)``, and the same of the reference less that of the policy."""
 FOUND = 9
+ABSENT = -1e30
+"""A logit of this or less is a probability of 0."""
 Results: TypeAlias = "tuple[Tensor, Tensor, Tensor, Tensor, Tensor]"
 
 

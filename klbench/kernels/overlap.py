@@ -1,4 +1,4 @@
-"""What needs the normalisers first, and so a second look at the logits.
+"""The results that need both normalisers first, and so a second look at the logits.
 
 Total variation, the Jensen-Shannon divergence, and masses on the most probable tokens.
 """
@@ -12,8 +12,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from klbench.kernels.autograd import MAX_Q, SHIFT
-from klbench.kernels.reference import ABSENT
+from klbench.kernels.autograd import ABSENT, MAX_Q, SHIFT
 
 VARIATION, JSD, TAIL_Q, TAIL_P = range(4)
 """Columns of a second pass."""
@@ -21,7 +20,7 @@ VARIATION, JSD, TAIL_Q, TAIL_P = range(4)
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked for.
+    """The results of a second look that are asked for.
 
     Parameters
     ----------

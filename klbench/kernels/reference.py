@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from math import inf, log, log1p, nan
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from klbench.kernels.autograd import FOUND, LOG_SUM_Q, SHIFT
+from klbench.kernels.autograd import ABSENT, FOUND, LOG_SUM_Q, SHIFT
+from klbench.kernels.overlap import Asked
 
-if TYPE_CHECKING:
-    from klbench.kernels.overlap import Asked
-
-ABSENT = -1e30
-"""A logit of this or less is a probability of 0."""
 BLOCK = 2**20
 """Logits in a block, unless told: 8 MiB of float64."""
 

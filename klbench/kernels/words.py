@@ -16,7 +16,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 F = np.float32
-TILE = 1024
+TILE = 512
 """Logits at a time, of each: they stay in the nearest cache, and their sums are short."""
 FULL, BRAIN, SMALL = 0, 1, 2
 """Kinds of logits: float32, which take two words each, bfloat16 and float16."""
@@ -32,7 +32,7 @@ LOGITS = types.Tuple((BITS, types.int64, types.int64))
 """Rows of logits as words of 16 bits, the words from one row to the next, and their kind."""
 _SOURCES = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
 STAMP = hashlib.blake2s(_SOURCES, digest_size=4).hexdigest()
-"""Of these files: Numba looks at the file of a function, not at those of what it calls."""
+"""A hash of these files: Numba looks at the file of a function, not at those of what it calls."""
 
 
 def compiled(signature: Any, *fast: str) -> Callable[[Callable[..., Any]], Any]:
@@ -58,36 +58,43 @@ def finite(x: float) -> Any:  # pragma: no cover - compiled
     return ABSENT if x < ABSENT else x
 
 
-@intrinsic
-def _widened(typing: Any, bits: Any) -> Any:
-    """The float32 that equals a float16 of these bits."""
+def _conversion(result: Any, argument: Any, build: Callable[[Any, Any], Any]) -> Any:
+    """A conversion of one number: a vector instruction."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
+    @intrinsic
+    def convert(typing: Any, x: Any) -> Any:
+        return result(argument), lambda context, builder, signature, args: build(builder, args[0])
 
-    return types.float32(types.uint16), generate
+    return convert
 
 
-@intrinsic
-def _narrowed(typing: Any, value: Any) -> Any:
-    """The bits of the float16 that is nearest to a float32, half to even."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
-
-    return types.uint16(types.float32), generate
+_WORD, _HALF, _SINGLE = ir.IntType(32), ir.HalfType(), ir.FloatType()
+_brain = _conversion(
+    types.float32,
+    types.uint16,
+    lambda builder, x: builder.bitcast(builder.shl(builder.zext(x, _WORD), _WORD(16)), _SINGLE),
+)
+_widened = _conversion(
+    types.float32,
+    types.uint16,
+    lambda builder, x: builder.fpext(builder.bitcast(x, _HALF), _SINGLE),
+)
+_narrowed = _conversion(
+    types.uint16,
+    types.float32,
+    lambda builder, x: builder.bitcast(builder.fptrunc(x, _HALF), ir.IntType(16)),
+)
 
 
 @compiled((BITS, types.int64, ROW))
 def widen(bits: np.ndarray, kind: int, to: np.ndarray) -> None:  # pragma: no cover - compiled
     """Logits of 16 bits as float32; bfloat16 is the upper half of one."""
     if kind == BRAIN:
-        words = to.view(np.uint32)
         for i in range(bits.size):
-            words[i] = np.uint32(bits[i]) << np.uint32(16)
+            to[i] = _brain(bits[i])
     else:
         for i in range(bits.size):
-            to[i] = _widened(bits[i])  # type: ignore[call-arg]
+            to[i] = _widened(bits[i])
 
 
 @compiled((IN, types.int64, TO_BITS))
@@ -103,7 +110,7 @@ def narrow(x: np.ndarray, kind: int, to: np.ndarray) -> None:  # pragma: no cove
             to[i] = np.uint16(NAN_BITS if x[i] != x[i] else rounded)
     else:
         for i in range(x.size):
-            to[i] = _narrowed(x[i])  # type: ignore[call-arg]
+            to[i] = _narrowed(x[i])
 
 
 @compiled((LOGITS, types.int64, types.int64, types.int64, types.int64, ROW))
@@ -153,17 +160,6 @@ def _choice(order: str) -> Any:
 _larger, _smaller = _choice(">"), _choice("<")
 
 
-@intrinsic
-def _brain(typing: Any, bits: Any) -> Any:
-    """The float32 whose upper half these bits are."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        word = builder.zext(args[0], ir.IntType(32))
-        return builder.bitcast(builder.shl(word, ir.IntType(32)(16)), ir.FloatType())
-
-    return types.float32(types.uint16), generate
-
-
 @compiled((IN, IN))
 def ranges(z: np.ndarray, y: np.ndarray) -> Any:  # pragma: no cover - compiled
     """Largest and least of z, of y, and of ``y - z``; any numbers where there is a NaN."""
@@ -195,14 +191,14 @@ def widened_ranges(
     low_z, low_y, low_g = INFINITE, INFINITE, INFINITE
     if policy[2] == BRAIN:
         for i in range(z.size):
-            v, w = _brain(z[i]), _brain(y[i])  # type: ignore[call-arg]
+            v, w = _brain(z[i]), _brain(y[i])
             to_z[i], to_y[i] = v, w
             top_z, low_z = _larger(v, top_z), _smaller(v, low_z)
             top_y, low_y = _larger(w, top_y), _smaller(w, low_y)
             top_g, low_g = _larger(w - v, top_g), _smaller(w - v, low_g)
     else:
         for i in range(z.size):
-            v, w = _widened(z[i]), _widened(y[i])  # type: ignore[call-arg]
+            v, w = _widened(z[i]), _widened(y[i])
             to_z[i], to_y[i] = v, w
             top_z, low_z = _larger(v, top_z), _smaller(v, low_z)
             top_y, low_y = _larger(w, top_y), _smaller(w, low_y)

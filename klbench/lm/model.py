@@ -53,7 +53,7 @@ class LanguageModel:
 
     @property
     def small(self) -> bool:
-        """Whether it has few parameters."""
+        """Return whether it has few parameters."""
         return bool(self.model.num_parameters() <= FEW_PARAMETERS)
 
     def encode(self, prompt: str) -> list[int]:

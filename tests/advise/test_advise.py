@@ -13,7 +13,7 @@ import pytest
 from json_schema import conforms
 
 from klbench import gradients
-from klbench.advise.answer import Setting, _plain, advise, kept, spelled
+from klbench.advise.answer import Setting, advise, kept, plain, spelled
 from klbench.advise.measured import errors, policies
 from klbench.advise.table import GRADIENTS, KLS, LAGS, LENGTHS, VALUES, Table
 from klbench.engine.cli import command_line
@@ -134,10 +134,8 @@ def test_a_trainers_own_options(trainer: str) -> None:
 
 
 def test_clamps_and_means_are_left_out_of_a_trainers_combination() -> None:
-    assert _plain("k3_verl/loss/token:mean/none/none") == gradients.get("k3_loss").spec
-    assert (
-        _plain("k3_openrlhf@k2/straight_through/token/none/none") == gradients.get("k2_loss").spec
-    )
+    assert plain("k3_verl/loss/token:mean/none/none") == gradients.get("k3_loss").spec
+    assert plain("k3_openrlhf@k2/straight_through/token/none/none") == gradients.get("k2_loss").spec
 
 
 @pytest.mark.parametrize("nats", [0.1, 1.0, 5.0])

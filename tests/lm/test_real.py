@@ -3,13 +3,15 @@
 import importlib.util
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from klbench import doctor
 from klbench.engine import app
-from klbench.lm import loading
+from klbench.lm import loading, trained
 from klbench.pairs import get as pair
 from klbench.rlhf.language.dpo_world import load
 
@@ -20,6 +22,7 @@ pytestmark = [
     ),
     pytest.mark.timeout(900),  # converted once, on cores that others use too
 ]
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ASK = [{"role": "user", "content": "What is the capital of France?"}]
 
 
@@ -34,6 +37,17 @@ def _cache(tmp_path_factory):
         shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
         patch.setenv("KLBENCH_CACHE", str(shared / "real-cache"))
         yield
+
+
+@pytest.fixture(scope="module")
+def duller(tmp_path_factory):
+    """The folder of SmolLM2 with logits of four fifths, as at a temperature of 1.25."""
+    lm = trained.trainable(loading.load("smollm2"))
+    with torch.no_grad():
+        lm.model.model.norm.weight.mul_(0.8)
+    folder = tmp_path_factory.mktemp("real") / "duller"
+    trained.export(lm, folder)
+    return folder
 
 
 def test_it_answers() -> None:
@@ -98,3 +112,28 @@ def test_one_step_of_dpo_and_of_ppo(tmp_path) -> None:
     assert rows.loc[1, "loss"] < rows.loc[0, "loss"]
     found = app.run("ppo_lm", *small, "combinations=[k2_loss]", f"out={tmp_path / 'ppo'}")
     assert (found.tables["training"]["status"] == "ok").all()
+
+
+def test_distillation_comes_nearer_to_its_teacher(tmp_path, duller) -> None:
+    pair = f"{{kind: lm, policy: smollm2, reference: {duller}, prompt_count: 2, max_new_tokens: 4}}"
+    small = ["training=[full]", "updates=3", "every=3", "completions=4", "evaluated=4"]
+    found = app.run("distill_lm_real", *small, f"pairs=[{pair}]", f"out={tmp_path / 'run'}")
+    (final,) = found.tables["distill_lm_final"].to_dict("records")
+    assert 0.1 < final["kl"] < 0.9 * final["start_kl"]
+
+
+def test_the_doctor_tells_an_engine_in_bfloat16_from_none(tmp_path, monkeypatch, duller) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    recordings = importlib.import_module("recordings")
+    scene = recordings.Scene("smollm2", str(duller), rollouts=12, tokens=8, prompts=6)
+    found = {}
+    for fault in ("healthy", "bfloat16"):
+        file = tmp_path / f"{fault}.jsonl"
+        recordings.write(recordings.FAULTS[fault][1](scene), file)
+        found[fault] = doctor(file)
+    assert found["healthy"].cause[0].name == "healthy"
+    assert found["bfloat16"].cause[0].name != "healthy"
+    noise = {fault: each.sampler["k3_token"] for fault, each in found.items()}
+    assert noise["healthy"] < 1e-6
+    assert 1e-4 < noise["bfloat16"] < 0.05
+    assert all(each.ok for each in found.values())  # nothing that has consequences today

@@ -19,6 +19,8 @@ VERDICT_ORDER = (
     "right",
 )
 """Verdicts as the page goes through them."""
+ALIKE_DIGITS = 9
+"""Decimals to which biases and noises differ: what differs by rounding keeps the table's order."""
 
 
 class Gradients(Measured):
@@ -90,7 +92,7 @@ class Gradients(Measured):
 
 def _gravity(row: Row) -> tuple[int, float, float]:
     off, noise = (
-        math.inf if math.isnan(each) else each
+        math.inf if math.isnan(each) else round(each, ALIKE_DIGITS)
         for each in (-row["rel_bias_far"], row["rel_std_far"])
     )
     return VERDICT_ORDER.index(row["verdict"]), off, noise

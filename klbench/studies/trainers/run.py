@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from klbench import gradients, trainers
+from klbench.advise.answer import plain
 from klbench.advise.measured import gradient_errors, policies
 from klbench.context import Context
 from klbench.rows import Row, where
@@ -99,7 +100,8 @@ def _release(folder: Path, defaults: Sequence[Row]) -> Iterable[Row]:
         said = [] if meaning is None else [meaning.combination, meaning.named]
         known = {gradients.get(name).spec for name in said if name not in ("", NONE)}
         seen = row["combination"]
-        same = bool(seen) and gradients.get(seen).spec in known
+        spec = gradients.get(seen).spec if seen else ""
+        same = _key(spec) in map(_key, known)
         mine = where(findings, target=row["target"])
         told = {
             column: "; ".join(each["message"] for each in mine if each["kind"] in kinds)
@@ -112,9 +114,21 @@ def _release(folder: Path, defaults: Sequence[Row]) -> Iterable[Row]:
             **told,
             "setting": "" if meaning is None else _words(row),
             "default": YES if meaning and _default(row, meaning, defaults) else "",
-            "combination": seen or next(filter(None, said), ""),
+            "combination": next(filter(None, said), seen)
+            if same and spec not in known
+            else seen or next(filter(None, said), ""),
             "agrees": "" if not (known and seen) else YES if same else NO,
         }
+
+
+def _key(spec: str) -> str:
+    """Return what the audit can tell of a combination.
+
+    Behind a value that is cut off at 10 a log-ratio's limit of 20 is out of reach; of a gradient of
+    its own the value is no part.
+    """
+    own = "@k2/straight_through" in spec
+    return plain(spec) if own else spec.replace("k3_openrlhf", "k3_verl")
 
 
 def _words(row: Row) -> str:
