@@ -69,7 +69,7 @@ def read(path: Path, outcome: Mapping[str, Any] | None = None) -> Source:
             f" {info.get('status', 'unknown')}"
         )
     inputs.check_folder(path / "tables")
-    tables: Tables = {}
+    tables: dict[str, pd.DataFrame] = {}
     version = VERSION
     for file in files:
         try:

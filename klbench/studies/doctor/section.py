@@ -53,12 +53,10 @@ def sentences(tables: Tables, kind: str) -> list[str]:
 
 
 def _panel(title: str, found: Sequence[Row]) -> Panel:
-    line = plots.Line(
-        MEDIAN,
-        *columns_of(found, "log_prob", "middle", "low", "high"),
-    )
-    x, y = plots.Axis(SAY.x_axis()), plots.Axis(SAY.y_axis(), levels=(0.0,))
-    return plots.lines(title, [line], x, y, left=0.24)
+    x, y, low, high = columns_of(found, "log_prob", "middle", "low", "high")
+    line = plots.Line(MEDIAN, x, y, low, high)
+    across, up = plots.Axis(SAY.x_axis()), plots.Axis(SAY.y_axis(), levels=(0.0,))
+    return plots.lines(title, [line], across, up, left=0.24)
 
 
 def _differences(tables: Tables) -> Figure | None:

@@ -75,11 +75,11 @@ def run(options: GradientOptions, context: Context) -> Tables:
         "gradients": table[[*ORDER, *(c for c in table if c not in ORDER)]],
         "combinations": combinations_table(chosen),
     }
-    return (
-        tables
-        | judged(tables, typed(options.combinations))
-        | ({"arrows": pd.DataFrame(arrows)} if arrows else {})
-    )
+    return {
+        **tables,
+        **judged(tables, typed(options.combinations)),
+        **({"arrows": pd.DataFrame(arrows)} if arrows else {}),
+    }
 
 
 def summarize(results: Tables) -> list[Summary]:

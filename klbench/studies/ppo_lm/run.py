@@ -41,7 +41,7 @@ def run(options: PpoLmOptions, context: Context) -> Tables:
         else all_of(perform, options, context, place, (UNTRAINED, *options.combinations))
     )
     tables = _tables(options, found) if any(result["rows"] for result in found) else {}
-    return tables | ({"raters": pd.DataFrame(raters)} if raters and tables else {})
+    return {**tables, **({"raters": pd.DataFrame(raters)} if raters and tables else {})}
 
 
 def _tables(options: PpoLmOptions, found: Rows) -> Tables:
