@@ -21,13 +21,13 @@ PLACE = Path(__file__).parent / "__pycache__" / "help.txt"
 def help_text(place: Path = PLACE) -> str:
     """Return the text, of ``place`` where no file of klbench has changed since."""
     package = Path(__file__).parent.parent
-    now = stamp(package, inputs.conf_folder())
+    now, added = stamp(package, inputs.conf_folder()), _added()
     with contextlib.suppress(OSError, ValueError):
         then, _, text = place.read_text(encoding="utf-8").partition("\n")
-        if then == now and not _plugins():
+        if then == now and not added:
             return text
     made: str = importlib.import_module("klbench.engine.help").text()
-    if not sys.dont_write_bytecode and not _plugins():
+    if not sys.dont_write_bytecode and not added:
         partial = place.with_name(f"{place.name}.{os.getpid()}")
         with contextlib.suppress(OSError):
             partial.write_text(f"{now}\n{made}", encoding="utf-8")
@@ -47,6 +47,10 @@ def stamp(*folders: Path) -> str:
     return found.hexdigest()
 
 
-def _plugins() -> bool:
-    """Return whether other packages add to klbench: their files are not looked at."""
-    return any(each.startswith("klbench.") for each in importlib.metadata.entry_points().groups)
+def _added() -> bool:
+    """Return whether others may have added to klbench, whose files are not looked at.
+
+    Plugins, or code of this process that has loaded what additions are made of.
+    """
+    groups = importlib.metadata.entry_points().groups
+    return "klbench.types" in sys.modules or any(each.startswith("klbench.") for each in groups)

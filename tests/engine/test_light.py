@@ -54,6 +54,7 @@ def test_what_needs_no_configuration_loads_neither_hydra_nor_numpy(arguments) ->
 
 def test_the_text_of_help_is_kept_until_a_file_changes(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setattr(kept, "_added", lambda: False)
     place = tmp_path / "help.txt"
     made = kept.help_text(place)
     assert made == whole.text()
@@ -66,7 +67,7 @@ def test_the_text_of_help_is_kept_until_a_file_changes(tmp_path, monkeypatch) ->
 def test_the_text_of_help_is_made_each_time_where_it_cannot_be_kept(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(whole, "text", lambda: "new")
     assert kept.help_text(tmp_path / "no" / "help.txt") == "new"
-    monkeypatch.setattr(kept, "_plugins", lambda: True)
+    monkeypatch.setattr(kept, "_added", lambda: True)
     assert kept.help_text(tmp_path / "help.txt") == "new"
     assert not list(tmp_path.iterdir())
 
