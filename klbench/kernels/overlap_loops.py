@@ -29,9 +29,9 @@ from klbench.kernels.words import (
     ROW,
     TILE,
     F,
-    _larger,
     compiled,
     finite,
+    larger,
     logit,
     tile,
 )
@@ -183,7 +183,7 @@ def _largest(x: np.ndarray) -> Any:  # pragma: no cover - compiled
     """The largest of a few."""
     top = -INFINITE
     for i in range(x.size):
-        top = _larger(x[i], top)
+        top = larger(x[i], top)
     return top
 
 

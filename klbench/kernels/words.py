@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
@@ -157,7 +157,7 @@ def _choice(order: str) -> Any:
     return choose
 
 
-_larger, _smaller = _choice(">"), _choice("<")
+larger, smaller = _choice(">"), _choice("<")
 
 
 @compiled((IN, IN))
@@ -167,9 +167,9 @@ def ranges(z: np.ndarray, y: np.ndarray) -> Any:  # pragma: no cover - compiled
     low_z, low_y, low_g = INFINITE, INFINITE, INFINITE
     for i in range(z.size):
         g = y[i] - z[i]
-        top_z, low_z = _larger(z[i], top_z), _smaller(z[i], low_z)
-        top_y, low_y = _larger(y[i], top_y), _smaller(y[i], low_y)
-        top_g, low_g = _larger(g, top_g), _smaller(g, low_g)
+        top_z, low_z = larger(z[i], top_z), smaller(z[i], low_z)
+        top_y, low_y = larger(y[i], top_y), smaller(y[i], low_y)
+        top_g, low_g = larger(g, top_g), smaller(g, low_g)
     return top_z, low_z, top_y, low_y, top_g, low_g
 
 
@@ -193,16 +193,16 @@ def widened_ranges(
         for i in range(z.size):
             v, w = _brain(z[i]), _brain(y[i])
             to_z[i], to_y[i] = v, w
-            top_z, low_z = _larger(v, top_z), _smaller(v, low_z)
-            top_y, low_y = _larger(w, top_y), _smaller(w, low_y)
-            top_g, low_g = _larger(w - v, top_g), _smaller(w - v, low_g)
+            top_z, low_z = larger(v, top_z), smaller(v, low_z)
+            top_y, low_y = larger(w, top_y), smaller(w, low_y)
+            top_g, low_g = larger(w - v, top_g), smaller(w - v, low_g)
     else:
         for i in range(z.size):
             v, w = _widened(z[i]), _widened(y[i])
             to_z[i], to_y[i] = v, w
-            top_z, low_z = _larger(v, top_z), _smaller(v, low_z)
-            top_y, low_y = _larger(w, top_y), _smaller(w, low_y)
-            top_g, low_g = _larger(w - v, top_g), _smaller(w - v, low_g)
+            top_z, low_z = larger(v, top_z), smaller(v, low_z)
+            top_y, low_y = larger(w, top_y), smaller(w, low_y)
+            top_g, low_g = larger(w - v, top_g), smaller(w - v, low_g)
     return top_z, low_z, top_y, low_y, top_g, low_g
 
 

@@ -48,11 +48,12 @@ SAID = {
 UNEQUAL = {
     True: (
         "at unequal lengths tokens of short and long sequences weigh otherwise, which moves lengths"
-        " and KL (of sequence means in place of token means: 18 to 24 % higher where measured)"
+        " and KL (of sequence means in place of token means: 18 ± 8 to 24 ± 7 % higher where"
+        " measured)"
     ),
     False: (
-        "at unequal lengths the penalty of short sequences weighs otherwise (4 % of the KL, not"
-        " more than 10, where measured)"
+        "at unequal lengths the penalty of short sequences weighs otherwise (4 ± 6 % of the KL"
+        " where measured)"
     ),
 }
 """By whether the policy's term is averaged otherwise, what lengths do."""

@@ -151,6 +151,16 @@ def test_what_is_recommended_is_what_the_verdicts_say() -> None:
     ):
         found["verdicts"] = found["verdicts"].assign(exact_saving=exact, k3_saving=k3)
         assert said in words(section.lead(found).verdict)
+        assert "cannot tell" not in words(section.lead(found).verdict)
+
+
+def test_where_k3_cannot_be_judged_is_said_beside_what_it_saves() -> None:
+    found = tables()
+    judged = {"exact_saving": [3.0, 3.0], "k3_saving": [np.nan, 4.0]}
+    verdicts = found["verdicts"].assign(ratios=["cannot tell", "holds"], sound=True, **judged)
+    said = words(section.lead(found | {"verdicts": verdicts}).verdict)
+    assert "4 times fewer completions than k1. On " in said
+    assert said.endswith("these completions cannot tell.")
 
 
 def test_savings_are_the_ratios_of_variances() -> None:

@@ -74,9 +74,14 @@ def _verdict(data: Completions) -> Text:
 def _savings(data: Completions) -> Text:
     """Return how many completions the exact KL and k3 save; an empty text if it is unknown."""
     exact, k3 = (data.saving(name) for name in ("exact_saving", "k3_saving"))
-    return (
-        SAY.savings(spread(exact) if exact else (), spread(k3) if k3 else ()) if exact or k3 else ""
-    )
+    if not exact and not k3:
+        return ""
+    unknown = [
+        data.labels[row["pair"]]
+        for row in where(data.verdicts.values(), sound=True, ratios="cannot tell")
+        if not data.about[row["pair"]]["off_policy"]
+    ]
+    return SAY.savings(spread(exact) if exact else (), spread(k3) if k3 else (), unknown)
 
 
 def _more(data: Completions) -> Iterator[Text]:
