@@ -254,5 +254,5 @@ def token_divergences(
     with torch.no_grad():
         if name == "reference":
             looks = implementation.looks(policy, reference, asked, block_rows)
-        more = further(policy.detach(), reference, asked, looks, results[0].dtype)
+        more = further(asked, looks, results[0].dtype)
     return TokenDivergences(*results, name, *more)

@@ -30,7 +30,7 @@ class Implementation(Protocol):
         tokens: Tensor,
         asked: Any,
         block_rows: int | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The columns above, of shape ``(n, FOUND)``, and what
         :data:`klbench.kernels.overlap.Looks` adds to them.
         """
@@ -79,7 +79,7 @@ def divergences(
     asked: Any,
     implementation: Any,
     block_rows: int | None,
-) -> tuple[Results, tuple[Tensor, Tensor, Tensor]]:
+) -> tuple[Results, tuple[Tensor, Tensor, Tensor, Tensor]]:
     """``log_q, log_p, kl_qp, kl_pq, entropy``, each ``(n,)`` and float32, and what ``forward``
     gives.
 
@@ -101,7 +101,7 @@ def divergences(
         @once_differentiable
         def backward(ctx: Any, *upstream: Tensor | None) -> Tensor:
             policy, reference, tokens, found = ctx.saved_tensors
-            weights = _weights(found, upstream[:-3])
+            weights = _weights(found, upstream[:-4])
             return implementation.backward(policy, reference, tokens, found, weights, block_rows)
 
     apply: Any = Divergences.apply

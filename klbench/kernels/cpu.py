@@ -95,8 +95,9 @@ def forward(
     places = torch.zeros(n, k, dtype=torch.int64) if search else plain.leading(owner, k, block_rows)
     found = torch.empty(n, FOUND, dtype=torch.float64)
     second = torch.empty(n if asked else 0, SECOND, dtype=torch.float64)
+    log_q, log_p = torch.empty(2, n, k, dtype=torch.float64)
     q, p, ids = _Rows(policy), _Rows(reference), tokens.long().contiguous().numpy()
-    tables = found.numpy(), places.numpy(), second.numpy()
+    tables = [x.numpy() for x in (found, second, places, log_q, log_p)]
     beta = asked.jsd or 0.0
     shares = np.float32(beta), overlap_loops.series(beta)
     more = (asked.total_variation, *shares, asked.by_policy, search and k > 0)
@@ -107,7 +108,7 @@ def forward(
             loops.forward(q.at(row), p.at(row), size, ids, row, row + step, more, *tables)
 
     _share(n, size, block_rows, work)
-    return found, places, second
+    return found, second, log_q, log_p
 
 
 def _empty(n: int, size: int, dtype: torch.dtype) -> Tensor:

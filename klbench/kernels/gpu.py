@@ -13,7 +13,7 @@ from torch import Tensor
 from klbench.kernels import reference as plain
 from klbench.kernels.autograd import FOUND
 from klbench.kernels.interpreter import interpreted
-from klbench.kernels.overlap import SECOND, Asked, Looks
+from klbench.kernels.overlap import SECOND, Asked, Looks, log_probs
 
 
 def obstacle(policy: Tensor, reference: Tensor) -> str | None:
@@ -56,7 +56,7 @@ def forward(
         )
     places = plain.leading(*asked.support(policy, reference), block_rows)
     second = _overlap(policy, reference, found, asked, places) if asked else found[:0]
-    return found, places, second
+    return found, second, *log_probs(policy, reference, found, places)
 
 
 def backward(

@@ -72,7 +72,7 @@ the policy's, and whether they are to be found here.
 @compiled(
     (
         *(LOGITS, LOGITS, types.int64, INDEX, types.int64, types.int64),
-        *(ASKED, TABLE, PLACES, TABLE),
+        *(ASKED, TABLE, TABLE, PLACES, TABLE, TABLE),
     )
 )
 def forward(
@@ -84,8 +84,10 @@ def forward(
     last: int,
     asked: Any,
     found: np.ndarray,
-    places: np.ndarray,
     second: np.ndarray,
+    places: np.ndarray,
+    log_q: np.ndarray,
+    log_p: np.ndarray,
 ) -> None:  # pragma: no cover - compiled
     """Fill rows ``first`` to ``last`` of ``found``, whose columns :mod:`klbench.kernels.autograd`
     names, and those of a second look, unless they are empty.
@@ -187,6 +189,9 @@ def forward(
             if search:
                 owner = policy if by_policy else reference
                 leading(owner, row, size, best, marks, places[row])
+            for k in range(places.shape[1]):
+                log_q[row, k] = logit(policy, row, places[row, k]) - (from_z + out[7])
+                log_p[row, k] = logit(reference, row, places[row, k]) - (from_y + (out[7] + shift))
             ends = (out[5], out[6], out[7], out[8])
             of_row = (variation, beta, series, places[row], second[row])
             overlap(weight_z, weight_y, marks, ends, *of_row)

@@ -67,9 +67,10 @@ class TopMass:
     kl_qp: Tensor
 
 
-Looks: TypeAlias = "tuple[Tensor, Tensor, Tensor]"
-"""What the first look finds in a row, the ids of its most probable tokens, in order, of equal ones
-the first first, and the columns above: masses beyond these tokens. Without what nobody asks for.
+Looks: TypeAlias = "tuple[Tensor, Tensor, Tensor, Tensor]"
+"""What the first look finds in a row, the columns above, with masses beyond the most probable
+tokens, and ``log q`` and ``log p`` of these, in order, of equal ones the first first. Without what
+nobody asks for.
 """
 
 
@@ -99,23 +100,29 @@ def _masses(
 
 
 def further(
-    policy: Tensor, reference: Tensor, asked: Asked, looks: Looks, dtype: torch.dtype
+    asked: Asked, looks: Looks, dtype: torch.dtype
 ) -> tuple[Tensor | None, Tensor | None, TopMass | None]:
     """Total variation, Jensen-Shannon divergence and masses, where they are asked for."""
-    found, places, second = (x if x is looks[1] else x.double() for x in looks)
+    _, second, log_q, log_p = (x.double() for x in looks)
     masses = None
     if asked.top:
-        start_q, start_p, log_sum, shift = found[:, MAX_Q : SHIFT + 1].T
-        inside = (
-            _log_probs(policy, places, start_q + log_sum),
-            _log_probs(reference, places, start_p + (log_sum + shift)),
-        )
-        parts = _masses(*inside, second[:, TAIL_Q], second[:, TAIL_P], asked.top)
+        parts = _masses(log_q, log_p, second[:, TAIL_Q], second[:, TAIL_P], asked.top)
         masses = TopMass(asked.top, *(part.to(dtype) for part in parts))
     return (
         second[:, VARIATION].to(dtype) if asked.total_variation else None,
         second[:, JSD].to(dtype) if asked.jsd is not None else None,
         masses,
+    )
+
+
+def log_probs(
+    policy: Tensor, reference: Tensor, found: Tensor, places: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``log q`` and ``log p`` at the places of each row, float64."""
+    start_q, start_p, log_sum, shift = found[:, MAX_Q : SHIFT + 1].double().T
+    return (
+        _log_probs(policy, places, start_q + log_sum),
+        _log_probs(reference, places, start_p + (log_sum + shift)),
     )
 
 

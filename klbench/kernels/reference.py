@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from klbench.kernels.autograd import ABSENT, FOUND, LOG_SUM_Q, SHIFT
-from klbench.kernels.overlap import Asked, Looks
+from klbench.kernels.overlap import Asked, Looks, log_probs
 
 BLOCK = 2**20
 """Logits in a block, unless told: 8 MiB of float64."""
@@ -99,7 +99,8 @@ def looks(policy: Tensor, reference: Tensor, asked: Asked, block_rows: int | Non
             out[block, 1] = (asked.jsd * parts[0] + (1.0 - asked.jsd) * parts[1]).sum(-1)
         at = places[block]
         out[block, 2], out[block, 3] = (x.scatter(-1, at, 0.0).sum(-1) for x in (q, p))
-    return normalisers(policy, reference), places, out
+    found = normalisers(policy, reference)
+    return found, out, *log_probs(policy, reference, found, places)
 
 
 def divergences(
