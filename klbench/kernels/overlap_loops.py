@@ -110,59 +110,38 @@ def _own_logs(
     return np.float64(total)
 
 
-@compiled((types.float32, types.float32, PROBABILITIES, types.float32), *EXACT)
-def _rise(e: float, f: float, to: Any, beta: float) -> Any:  # pragma: no cover - compiled
-    """``p - q``, and its ratio to the mixture ``m = beta p + (1 - beta) q``."""
-    rise = F(to[2] * e + to[3] * f)
-    return rise, F(rise / ((to[0] * e + TINY) + beta * rise))
-
-
-@compiled((IN, IN, PROBABILITIES, types.float32, SERIES), *SUMS)
-def _shannon_near(
-    e: np.ndarray, f: np.ndarray, to: Any, beta: float, c: Any
+@compiled((IN, IN, PROBABILITIES, types.float32, SERIES, ROW, ROW), *SUMS)
+def _near(
+    e: np.ndarray, f: np.ndarray, to: Any, beta: float, c: Any, far_e: np.ndarray, far_f: np.ndarray
 ) -> Any:  # pragma: no cover - compiled
-    """The sum of ``beta p log(p/m) + (1 - beta) q log(q/m)`` where p and q are close.
+    """The sum of ``beta p log(p/m) + (1 - beta) q log(q/m)``, ``m = beta p + (1 - beta) q``, where
+    p and q are close. The others are copied, and counted.
 
     It is ``m (beta h((1 - beta) u) + (1 - beta) h(-beta u))``, ``h(x) = (1 + x) log(1 + x) - x``,
-    with ``u = (p - q) / m``, so that nothing cancels. Returned with how many are not close.
+    with ``u = (p - q) / m``, so that nothing cancels.
     """
     total, far, limit = ZERO, ZERO, F(CLOSE / larger(beta, F(ONE - beta)))
     for i in range(e.size):
-        rise, u = _rise(e[i], f[i], to, beta)
+        rise = to[2] * e[i] + to[3] * f[i]
+        u = rise / ((to[0] * e[i] + TINY) + beta * rise)
         near = abs(u) < limit
         total += rise * u * _polynomial(u, c) if near else ZERO
+        far_e[i], far_f[i] = (ZERO if near else e[i]), (ZERO if near else f[i])
         far += ZERO if near else ONE
     return np.float64(total), far
 
 
-@compiled((IN, IN, PROBABILITIES, types.float32, ROW, ROW), *EXACT)
-def _far(
-    e: np.ndarray, f: np.ndarray, to: Any, beta: float, far_e: np.ndarray, far_f: np.ndarray
-) -> None:  # pragma: no cover - compiled
-    """Copies with 0 where p and q are close."""
-    limit = F(CLOSE / larger(beta, F(ONE - beta)))
-    for i in range(e.size):
-        near = abs(_rise(e[i], f[i], to, beta)[1]) < limit
-        far_e[i], far_f[i] = (ZERO if near else e[i]), (ZERO if near else f[i])
-
-
-@compiled((IN, IN, PROBABILITIES, types.float32, SERIES, ROW, ROW))
+@compiled((IN, IN, PROBABILITIES, types.float32, SERIES))
 def _shannon(
-    e: np.ndarray,
-    f: np.ndarray,
-    to: Any,
-    beta: float,
-    c: Any,
-    far_e: np.ndarray,
-    far_f: np.ndarray,
+    e: np.ndarray, f: np.ndarray, to: Any, beta: float, c: Any
 ) -> Any:  # pragma: no cover - compiled
     """The same of all; those that are not close by ``x log x`` of p, of q and of m."""
-    total, far = _shannon_near(e, f, to, beta, c)
-    if far > ZERO:
-        _far(e, f, to, beta, far_e, far_f)
-        x, other = (far_e, far_f), F(ONE - beta)
-        mixed = _own_logs(*x, beta * to[1] + other * to[0], beta * to[3])
-        of_p, of_q = _own_logs(*x, to[1], to[3]), _own_logs(*x, to[0], ZERO)
+    far = np.empty(e.size, F), np.empty(e.size, F)
+    total, count = _near(e, f, to, beta, c, *far)
+    if count > ZERO:
+        other = F(ONE - beta)
+        of_p, of_q = _own_logs(*far, to[1], to[3]), _own_logs(*far, to[0], ZERO)
+        mixed = _own_logs(*far, beta * to[1] + other * to[0], beta * to[3])
         total += beta * of_p + other * of_q - mixed
     return total
 
@@ -198,7 +177,6 @@ def overlap(
     ``beta`` is 0, and ``places``, the support, empty, where nobody asks. A mark holds the offsets
     of both logits, whether the tile is alike, and the largest logit of whom the support is.
     """
-    far_e, far_f = np.empty(TILE, F), np.empty(TILE, F)
     for k in range(4):
         out[k] = 0.0
     for t in range(len(marks) if variation or beta > ZERO else 0):
@@ -207,8 +185,7 @@ def overlap(
         if variation:
             out[0] += HALF * _variation(part_e, part_f, to)
         if beta > ZERO:
-            of_far = far_e[: part_e.size], far_f[: part_e.size]
-            out[1] += _shannon(part_e, part_f, to, beta, c, *of_far)
+            out[1] += _shannon(part_e, part_f, to, beta, c)
     for place in places:
         e[place] = f[place] = ZERO
     for t in range(len(marks) if places.size else 0):  # what is left are the tails
