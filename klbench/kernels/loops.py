@@ -98,7 +98,8 @@ def forward(
         np.empty(TILE, F),
         np.empty(TILE, F),
     )
-    kept = size if second.size else min(size, TILE)
+    keep = second.size > 0
+    kept = size if keep else min(size, TILE)
     weight_z, weight_y = np.empty(kept, F), np.empty(kept, F)
     marks = np.empty(((size + TILE - 1) // TILE, 4))
     best = np.empty(TILE, F)
@@ -107,7 +108,8 @@ def forward(
     for row in range(first, last):
         top_z, top_y, from_z, from_y = ABSENT, ABSENT, ZERO, ZERO
         q, p, qa, qg, pg, gap_q, gap_p, no_q, no_p = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0
-        best[:] = ABSENT
+        if search:
+            best[:] = ABSENT
         for start in range(0, size, TILE):
             n = min(TILE, size - start)
             if same:
@@ -137,15 +139,15 @@ def forward(
                 if abs(d) > HALF:  # by definition, where that loses nothing
                     gap_q, gap_p = p - q - qg, q - p + pg
             s = from_y - from_z
-            at = start if second.size else 0
+            at = start if keep else 0
             e, f = weight_z[at : at + n], weight_y[at : at + n]
             part, good, are_alike = NOTHING, False, False
             if least_z - from_z > UNDERFLOW and least_y - from_y > UNDERFLOW:
                 if most_g - s < ALIKE and least_g - s > -ALIKE:
-                    part, good = alike(tile_z, tile_y, from_z, from_y, e, f), True
+                    part, good = alike(tile_z, tile_y, from_z, from_y, e, f, keep), True
                     are_alike = True
                 else:
-                    part = distinct(tile_z, tile_y, from_z, from_y, e, f)
+                    part = distinct(tile_z, tile_y, from_z, from_y, e, f, keep)
                     enough = DISTINCT * (part[0] + part[1])
                     good = gap_q + part[5] > enough and gap_p + part[6] > enough
             if not (good and math.isfinite(part[2] + part[4])):
@@ -185,7 +187,7 @@ def forward(
         out[3] = kl_pq if no_q == 0 else np.inf + shift
         out[4] = math.log(q) - qa / q
         out[5], out[6], out[7], out[8] = from_z, from_y, math.log(q), shift
-        if second.size:
+        if keep:
             if search:
                 owner = policy if by_policy else reference
                 leading(owner, row, size, best, marks, places[row])
