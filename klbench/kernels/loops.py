@@ -64,8 +64,8 @@ def _origins(top_z: Any, top_y: Any) -> Any:  # pragma: no cover - compiled
 
 
 ASKED = types.Tuple((types.boolean, types.float32, SERIES, types.boolean, types.boolean))
-"""Whether total variation is, ``beta`` or 0, and its series; whether the most probable tokens are
-the policy's, and whether they are to be found here.
+"""The options of a second look: total variation or not, ``beta`` or 0 and its series, the most
+probable tokens of the policy or of the reference, and whether to look for them.
 """
 
 

@@ -68,9 +68,9 @@ class TopMass:
 
 
 Looks: TypeAlias = "tuple[Tensor, Tensor, Tensor, Tensor]"
-"""What the first look finds in a row, the columns above, with masses beyond the most probable
-tokens, and ``log q`` and ``log p`` of these, in order, of equal ones the first first. Without what
-nobody asks for.
+"""The columns of a first look, the columns above, with masses beyond the most probable tokens, and
+``log q`` and ``log p`` of these, in order, of equal ones the first first. Some are empty where
+nobody asks.
 """
 
 
