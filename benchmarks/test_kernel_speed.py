@@ -5,7 +5,8 @@
 In float32, the ``cpu`` kernel has to take at most 2.2 reads (measured: 1.9 to 2.0), be four times
 as fast as both log-softmaxes and the exact sum, and faster than what has the tokens'
 log-probabilities alone; all in the same rounds. In 16 bits it has at most a tenth more than 2.2
-reads of float32 logits. Processor time of one thread, which other work disturbs least.
+reads of float32 logits. With total variation it has at most 1.4 times the time without (measured:
+1.1 to 1.2). Processor time of one thread, which other work disturbs least.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from klbench.kernels import token_divergences
 
 ROWS, VOCABULARY, THREADS, ROUNDS = 256, 50_257, 1, 7
-READS = 2.2
+READS, VARIATION = 2.2, 1.4
 Job = Callable[[], object]
 
 pytestmark = pytest.mark.heavy
@@ -86,11 +87,9 @@ def threads() -> object:
     torch.set_num_threads(before)
 
 
-def reads(seconds: dict[str, list[float]], name: str) -> float:
-    """Reads that a job takes: the median over rounds."""
-    return statistics.median(
-        a / b for a, b in zip(seconds[name], seconds["read both"], strict=True)
-    )
+def reads(seconds: dict[str, list[float]], name: str, unit: str = "read both") -> float:
+    """Reads, or times of another job, that a job takes: the median over rounds."""
+    return statistics.median(a / b for a, b in zip(seconds[name], seconds[unit], strict=True))
 
 
 def case(rows: int, noise: float, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
@@ -139,13 +138,15 @@ def test_forward(
         if slow:
             show(f"{title}, beside others", slow, "read both")
     assert reads(seconds, "kernel cpu") <= READS * (1.0 if dtype == torch.float32 else 1.1)
+    assert reads(seconds, "and total variation", "kernel cpu") <= VARIATION
     if slow:
         assert times_as_fast(slow, "log_softmax of both, and KL") >= 4.0
         assert times_as_fast(slow, "selective log-softmax, twice") > 1.0
 
 
-def test_backward(threads: object, capsys: pytest.CaptureFixture[str]) -> None:
-    policy, reference, tokens = case(ROWS // 4, 0.1, torch.float32)
+@pytest.mark.parametrize("rows", [ROWS // 4, ROWS], ids=["kept memory", "fresh memory"])
+def test_backward(rows: int, threads: object, capsys: pytest.CaptureFixture[str]) -> None:
+    policy, reference, tokens = case(rows, 0.1, torch.float32)
     policy.requires_grad_()
 
     def kernel() -> None:
@@ -166,7 +167,7 @@ def test_backward(threads: object, capsys: pytest.CaptureFixture[str]) -> None:
     seconds = interleaved(jobs, ROUNDS)
     with capsys.disabled():
         show(
-            f"{ROWS // 4} x {VOCABULARY}, float32, {THREADS} thread, forward and backward",
+            f"{rows} x {VOCABULARY}, float32, {THREADS} thread, forward and backward",
             seconds,
             "read both",
         )

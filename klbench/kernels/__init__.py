@@ -10,7 +10,7 @@ Policy q and reference p are rows of logits over a vocabulary of V. With ``q = s
     kl_pq           KL(p‖q) = sum over the vocabulary of p (log p - log q)
     entropy         -sum over the vocabulary of q log q
 
-On request there are, from a second look at the logits, which needs both normalisers::
+On request there are, from a second look at a row, which needs both normalisers::
 
     total_variation  sum |q - p| / 2: speculative decoding accepts a draft's token with probability
                      1 - it (Leviathan et al. 2023, corollary 3.6)
@@ -23,8 +23,8 @@ Three implementations give them, to the same accuracy:
 ``reference``
     Plain torch in float64, a block of rows at a time, differentiated by autograd. Any device; slow.
 ``cpu``
-    Compiled loops that read each logit once, and once more for what is on request, and never hold
-    a softmax; as many threads as torch is allowed.
+    Compiled loops that read each logit once and hold no more than the exponentials of a row, for
+    what is on request; as many threads as torch is allowed.
 ``triton``
     The same sums on a GPU, one program a row. ``TRITON_INTERPRET=1`` runs it without a GPU, for
     tests only.
@@ -59,7 +59,7 @@ import torch
 from torch import Tensor
 
 from klbench.kernels.autograd import divergences
-from klbench.kernels.overlap import Asked, TopMass, look_again
+from klbench.kernels.overlap import Asked, TopMass, further
 from klbench.registry import unknown
 from klbench.types import ConfigError
 
@@ -204,7 +204,7 @@ def token_divergences(
 ) -> TokenDivergences:
     """Log-probabilities of the tokens, KL(q‖p), KL(p‖q) and the entropy of q, a row each, in nats.
 
-    And on request what takes a second look at the logits.
+    And on request what takes a second look at the row.
 
     Parameters
     ----------
@@ -248,13 +248,11 @@ def token_divergences(
     if name == "reference":
         results = implementation.divergences(policy, reference, tokens, block_rows)
     else:
-        results, found = divergences(policy, reference, tokens, implementation, block_rows)
+        results, looks = divergences(policy, reference, tokens, asked, implementation, block_rows)
     if not asked:
         return TokenDivergences(*results, name)
     with torch.no_grad():
         if name == "reference":
-            found = implementation.normalisers(policy, reference)
-        more = look_again(
-            policy.detach(), reference, found, asked, implementation, block_rows, results[0].dtype
-        )
+            looks = implementation.looks(policy, reference, asked, block_rows)
+        more = further(asked, looks, results[0].dtype)
     return TokenDivergences(*results, name, *more)

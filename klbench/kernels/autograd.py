@@ -24,9 +24,16 @@ class Implementation(Protocol):
     """A module with these functions."""
 
     def forward(
-        self, policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int | None
-    ) -> Tensor:
-        """The columns above, of shape ``(n, FOUND)``."""
+        self,
+        policy: Tensor,
+        reference: Tensor,
+        tokens: Tensor,
+        asked: Any,
+        block_rows: int | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The columns above, of shape ``(n, FOUND)``, and what
+        :data:`klbench.kernels.overlap.Looks` adds to them.
+        """
 
     def backward(
         self,
@@ -66,30 +73,37 @@ def _weights(found: Tensor, upstream: tuple[Tensor | None, ...]) -> Tensor:
 
 
 def divergences(
-    policy: Tensor, reference: Tensor, tokens: Tensor, implementation: Any, block_rows: int | None
-) -> tuple[Results, Tensor]:
-    """``log_q, log_p, kl_qp, kl_pq, entropy``, each ``(n,)`` and float32, and all columns.
+    policy: Tensor,
+    reference: Tensor,
+    tokens: Tensor,
+    asked: Any,
+    implementation: Any,
+    block_rows: int | None,
+) -> tuple[Results, tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """``log_q, log_p, kl_qp, kl_pq, entropy``, each ``(n,)`` and float32, and what ``forward``
+    gives.
 
-    All but ``log_p`` and the columns have gradients.
+    The five but ``log_p`` have gradients.
     """
 
     class Divergences(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, policy: Tensor) -> tuple[Tensor, ...]:
-            found = implementation.forward(policy, reference, tokens, block_rows)
+            looks = implementation.forward(policy, reference, tokens, asked, block_rows)
+            found = looks[0]
             ctx.save_for_backward(policy, reference, tokens, found)
             ctx.set_materialize_grads(False)
             results = tuple(found[:, k].float() for k in range(ENTROPY + 1))
-            ctx.mark_non_differentiable(results[LOG_P], found)
-            return *results, found
+            ctx.mark_non_differentiable(results[LOG_P], *looks)
+            return *results, *looks
 
         @staticmethod
         @once_differentiable
         def backward(ctx: Any, *upstream: Tensor | None) -> Tensor:
             policy, reference, tokens, found = ctx.saved_tensors
-            weights = _weights(found, upstream[:-1])
+            weights = _weights(found, upstream[:-4])
             return implementation.backward(policy, reference, tokens, found, weights, block_rows)
 
     apply: Any = Divergences.apply
-    log_q, log_p, kl_qp, kl_pq, entropy, found = apply(policy)
-    return (log_q, log_p, kl_qp, kl_pq, entropy), found
+    log_q, log_p, kl_qp, kl_pq, entropy, *looks = apply(policy)
+    return (log_q, log_p, kl_qp, kl_pq, entropy), tuple(looks)

@@ -7,6 +7,8 @@ gradient, is held by each thread.
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,7 +20,7 @@ from torch import Tensor
 from klbench.kernels import loops, overlap_loops, words
 from klbench.kernels import reference as plain
 from klbench.kernels.autograd import FOUND
-from klbench.kernels.overlap import Asked
+from klbench.kernels.overlap import SECOND, Asked, Looks
 
 ROWS = 8
 """Rows that a thread takes at a time, unless told."""
@@ -27,6 +29,8 @@ INSERTED = 256
 """The largest support that is found by insertion; a larger one takes a sort."""
 WORTH_THREADS = 2**18
 """Logits from which a second thread pays."""
+FRESH = 2**25
+"""Bytes that an allocator does not keep, but takes from the system each time."""
 
 
 def obstacle(policy: Tensor, reference: Tensor) -> str | None:
@@ -81,20 +85,44 @@ def _share(rows: int, size: int, block_rows: int | None, work: Callable[[int, in
             pass
 
 
-def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int | None) -> Tensor:
+def forward(
+    policy: Tensor, reference: Tensor, tokens: Tensor, asked: Asked, block_rows: int | None
+) -> Looks:
     """Return the results of :class:`klbench.kernels.autograd.Implementation`, in float64."""
     n, size = policy.shape
+    owner, k = asked.support(policy, reference)
+    search = k <= INSERTED
+    places = torch.zeros(n, k, dtype=torch.int64) if search else plain.leading(owner, k, block_rows)
     found = torch.empty(n, FOUND, dtype=torch.float64)
+    second = torch.empty(n if asked else 0, SECOND, dtype=torch.float64)
+    log_q, log_p = torch.empty(2, n, k, dtype=torch.float64)
     q, p, ids = _Rows(policy), _Rows(reference), tokens.long().contiguous().numpy()
-    table = found.numpy()
+    tables = [x.numpy() for x in (found, second, places, log_q, log_p)]
+    beta = asked.jsd or 0.0
+    shares = np.float32(beta), overlap_loops.series(beta)
+    more = (asked.total_variation, *shares, asked.by_policy, search and k > 0)
 
     def work(first: int, last: int) -> None:
         step = last - first if q.in_place and p.in_place else 1
         for row in range(first, last, step):
-            loops.forward(q.at(row), p.at(row), size, ids, row, row + step, table)
+            loops.forward(q.at(row), p.at(row), size, ids, row, row + step, more, *tables)
 
     _share(n, size, block_rows, work)
-    return found
+    return found, second, log_q, log_p
+
+
+def _empty(n: int, size: int, dtype: torch.dtype) -> Tensor:
+    """An empty tensor, in pages of 2 MiB if it is large and the system has them.
+
+    A fault for every 4 KiB took more time than what is written there.
+    """
+    length = n * size * dtype.itemsize
+    if length < FRESH or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(n, size, dtype=dtype)
+    memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(n, size)
 
 
 def backward(
@@ -107,7 +135,7 @@ def backward(
 ) -> Tensor:
     """Return the gradient of :class:`klbench.kernels.autograd.Implementation`."""
     n, size = policy.shape
-    gradient = torch.empty(n, size, dtype=policy.dtype)
+    gradient = _empty(n, size, policy.dtype)
     q, p, ids = _Rows(policy), _Rows(reference), tokens.long().contiguous().numpy()
     table, w, to = found.numpy(), weights.contiguous().numpy(), _words(gradient.view(-1))
 
@@ -120,50 +148,3 @@ def backward(
 
     _share(n, size, block_rows, work)
     return gradient
-
-
-def leading(logits: Tensor, k: int, block_rows: int | None) -> Tensor:
-    """Return the result of :class:`klbench.kernels.overlap.Second`."""
-    if k > INSERTED:
-        return plain.leading(logits, k, block_rows)
-    n, size = logits.shape
-    places = torch.empty(n, k, dtype=torch.int64)
-    rows, table = _Rows(logits), places.numpy()
-
-    def work(first: int, last: int) -> None:
-        step = last - first if rows.in_place else 1
-        for row in range(first, last, step):
-            overlap_loops.leading(rows.at(row), size, row, row + step, table)
-
-    _share(n, size, block_rows, work)
-    return places
-
-
-def overlap(
-    policy: Tensor,
-    reference: Tensor,
-    found: Tensor,
-    asked: Asked,
-    ends: Tensor,
-    block_rows: int | None,
-) -> Tensor:
-    """Return the result of :class:`klbench.kernels.overlap.Second`, in float64."""
-    n, size = policy.shape
-    out = torch.empty(n, 4, dtype=torch.float64)
-    q, p, table, last_ids, to = (
-        _Rows(policy),
-        _Rows(reference),
-        found.numpy(),
-        ends.numpy(),
-        out.numpy(),
-    )
-    beta = np.float32(asked.jsd or 0.0)
-
-    def work(first: int, last: int) -> None:
-        step = last - first if q.in_place and p.in_place else 1
-        for row in range(first, last, step):
-            ends_of_rows = (row, row + step, table, asked.total_variation, beta, last_ids)
-            overlap_loops.overlap(q.at(row), p.at(row), size, *ends_of_rows, asked.by_policy, to)
-
-    _share(n, size, block_rows, work)
-    return out

@@ -13,7 +13,7 @@ from torch import Tensor
 from klbench.kernels import reference as plain
 from klbench.kernels.autograd import FOUND
 from klbench.kernels.interpreter import interpreted
-from klbench.kernels.overlap import Asked
+from klbench.kernels.overlap import SECOND, Asked, Looks, log_probs
 
 
 def obstacle(policy: Tensor, reference: Tensor) -> str | None:
@@ -31,7 +31,9 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
 
 
-def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int | None) -> Tensor:
+def forward(
+    policy: Tensor, reference: Tensor, tokens: Tensor, asked: Asked, block_rows: int | None
+) -> Looks:
     """Return the results of :class:`klbench.kernels.autograd.Implementation`, in float32.
 
     Logits whose columns are not neighbours are copied first.
@@ -52,7 +54,9 @@ def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int |
             size,
             WIDTH=tiles.width(size),
         )
-    return found
+    places = plain.leading(*asked.support(policy, reference), block_rows)
+    second = _overlap(policy, reference, found, asked, places) if asked else found[:0]
+    return found, second, *log_probs(policy, reference, found, places)
 
 
 def backward(
@@ -86,25 +90,13 @@ def backward(
     return gradient
 
 
-def leading(logits: Tensor, k: int, block_rows: int | None) -> Tensor:
-    """Return the result of :class:`klbench.kernels.overlap.Second`, by a stable sort."""
-    return plain.leading(logits, k, block_rows)
-
-
-def overlap(
-    policy: Tensor,
-    reference: Tensor,
-    found: Tensor,
-    asked: Asked,
-    ends: Tensor,
-    block_rows: int | None,
+def _overlap(
+    policy: Tensor, reference: Tensor, found: Tensor, asked: Asked, places: Tensor
 ) -> Tensor:
-    """Return the result of :class:`klbench.kernels.overlap.Second`, in float32."""
     from klbench.kernels import overlap_tiles, tiles
 
-    policy, reference = _rows(policy), _rows(reference)
     n, size = policy.shape
-    out = torch.empty(n, 4, dtype=torch.float32, device=policy.device)
+    out = torch.empty(n, SECOND, dtype=torch.float32, device=policy.device)
     if n:
         overlap_tiles.overlap[(n,)](
             policy,
@@ -112,7 +104,7 @@ def overlap(
             reference,
             reference.stride(0),
             found,
-            ends,
+            places[:, -1:].contiguous(),
             out,
             size,
             asked.jsd or 0.0,

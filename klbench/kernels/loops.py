@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
+from klbench.kernels.overlap_loops import SERIES, leading, overlap, raise_to
 from klbench.kernels.sums import (
     ALIKE,
     DISTINCT,
@@ -28,6 +29,7 @@ from klbench.kernels.words import (
     INFINITE,
     LOGITS,
     ROW,
+    TABLE,
     TILE,
     TO_BITS,
     F,
@@ -44,7 +46,7 @@ from klbench.kernels.words import (
 HALF = 0.5
 NOTHING = (math.nan,) * 7
 INDEX = types.Array(types.int64, 1, "C", readonly=True)
-TABLE = types.Array(types.float64, 2, "C")
+PLACES = types.Array(types.int64, 2, "C")
 WEIGHTS = types.Array(types.float32, 2, "C", readonly=True)
 
 
@@ -61,7 +63,18 @@ def _origins(top_z: Any, top_y: Any) -> Any:  # pragma: no cover - compiled
     return (y - s, y) if abs(z) < abs(y) else (z, z + s)
 
 
-@compiled((LOGITS, LOGITS, types.int64, INDEX, types.int64, types.int64, TABLE))
+ASKED = types.Tuple((types.boolean, types.float32, SERIES, types.boolean, types.boolean))
+"""The options of a second look: total variation or not, ``beta`` or 0 and its series, the most
+probable tokens of the policy or of the reference, and whether to look for them.
+"""
+
+
+@compiled(
+    (
+        *(LOGITS, LOGITS, types.int64, INDEX, types.int64, types.int64),
+        *(ASKED, TABLE, TABLE, PLACES, TABLE, TABLE),
+    )
+)
 def forward(
     policy: Any,
     reference: Any,
@@ -69,10 +82,15 @@ def forward(
     tokens: np.ndarray,
     first: int,
     last: int,
+    asked: Any,
     found: np.ndarray,
+    second: np.ndarray,
+    places: np.ndarray,
+    log_q: np.ndarray,
+    log_p: np.ndarray,
 ) -> None:  # pragma: no cover - compiled
     """Fill rows ``first`` to ``last`` of ``found``, whose columns :mod:`klbench.kernels.autograd`
-    names.
+    names, and those of a second look, unless they are empty.
     """
     wide_z, wide_y, filled_z, filled_y = (
         np.empty(TILE, F),
@@ -80,11 +98,18 @@ def forward(
         np.empty(TILE, F),
         np.empty(TILE, F),
     )
-    weight_z, weight_y = np.empty(TILE, F), np.empty(TILE, F)
+    keep = second.size > 0
+    kept = size if keep else min(size, TILE)
+    weight_z, weight_y = np.empty(kept, F), np.empty(kept, F)
+    marks = np.empty(((size + TILE - 1) // TILE, 4))
+    best = np.empty(TILE, F)
+    variation, beta, series, by_policy, search = asked
     same = policy[2] == reference[2] != FULL
     for row in range(first, last):
         top_z, top_y, from_z, from_y = ABSENT, ABSENT, ZERO, ZERO
         q, p, qa, qg, pg, gap_q, gap_p, no_q, no_p = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0
+        if search:
+            best[:] = ABSENT
         for start in range(0, size, TILE):
             n = min(TILE, size - start)
             if same:
@@ -114,20 +139,29 @@ def forward(
                 if abs(d) > HALF:  # by definition, where that loses nothing
                     gap_q, gap_p = p - q - qg, q - p + pg
             s = from_y - from_z
-            part, good = NOTHING, False
+            at = start if keep else 0
+            e, f = weight_z[at : at + n], weight_y[at : at + n]
+            part, good, are_alike = NOTHING, False, False
             if least_z - from_z > UNDERFLOW and least_y - from_y > UNDERFLOW:
                 if most_g - s < ALIKE and least_g - s > -ALIKE:
-                    part, good = alike(tile_z, tile_y, from_z, from_y), True
+                    part, good = alike(tile_z, tile_y, from_z, from_y, e, f, keep), True
+                    are_alike = True
                 else:
-                    part = distinct(tile_z, tile_y, from_z, from_y)
+                    part = distinct(tile_z, tile_y, from_z, from_y, e, f, keep)
                     enough = DISTINCT * (part[0] + part[1])
                     good = gap_q + part[5] > enough and gap_p + part[6] > enough
             if not (good and math.isfinite(part[2] + part[4])):
                 no_z, no_y = fill(tile_z, tile_y, filled_z[:n], filled_y[:n])
                 no_q += no_z
                 no_p += no_y
-                e, f = weight_z[:n], weight_y[:n]
                 part = careful(filled_z[:n], filled_y[:n], from_z, from_y, e, f)
+                are_alike = False
+            mark = marks[start // TILE]
+            mark[0] = from_z if top_z > ABSENT else -np.inf  # all exponentials so far are 0
+            mark[1] = from_y if top_y > ABSENT else -np.inf
+            mark[2], mark[3] = are_alike, most_z if by_policy else most_y
+            if search:
+                raise_to(best[:n], tile_z if by_policy else tile_y)
             q += part[0]
             p += part[1]
             qa += part[2]
@@ -153,6 +187,16 @@ def forward(
         out[3] = kl_pq if no_q == 0 else np.inf + shift
         out[4] = math.log(q) - qa / q
         out[5], out[6], out[7], out[8] = from_z, from_y, math.log(q), shift
+        if keep:
+            if search:
+                owner = policy if by_policy else reference
+                leading(owner, row, size, best, marks, places[row])
+            for k in range(places.shape[1]):
+                log_q[row, k] = logit(policy, row, places[row, k]) - (from_z + out[7])
+                log_p[row, k] = logit(reference, row, places[row, k]) - (from_y + (out[7] + shift))
+            ends = (out[5], out[6], out[7], out[8])
+            of_row = (variation, beta, series, places[row], second[row])
+            overlap(weight_z, weight_y, marks, ends, *of_row)
 
 
 @compiled((IN, IN, types.UniTuple(types.float32, 4), WEIGHTS, types.int64, ROW), *EXACT)

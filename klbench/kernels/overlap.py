@@ -1,4 +1,4 @@
-"""The results that need both normalisers first, and so a second look at the logits.
+"""The results that need both normalisers first, and so a second look at a row.
 
 Total variation, the Jensen-Shannon divergence, and masses on the most probable tokens.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ from torch import Tensor
 from klbench.kernels.autograd import ABSENT, MAX_Q, SHIFT
 
 VARIATION, JSD, TAIL_Q, TAIL_P = range(4)
-"""Columns of a second pass."""
+"""Columns of a second look."""
+SECOND = 4
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Asked:
     def __bool__(self) -> bool:
         return self.total_variation or self.jsd is not None or bool(self.top)
 
+    def support(self, policy: Tensor, reference: Tensor) -> tuple[Tensor, int]:
+        """Whose most probable tokens, and how many at most; 0 where no masses are asked for."""
+        size = policy.shape[1]
+        return policy if self.by_policy else reference, min(max(self.top, default=0), size)
+
 
 @dataclass(frozen=True)
 class TopMass:
@@ -61,30 +67,11 @@ class TopMass:
     kl_qp: Tensor
 
 
-Found: TypeAlias = "tuple[Tensor | None, Tensor | None, TopMass | None]"
-"""Total variation, Jensen-Shannon divergence and masses, where they were asked for."""
-
-
-class Second(Protocol):
-    """A module with these functions as well."""
-
-    def leading(self, logits: Tensor, k: int, block_rows: int | None) -> Tensor:
-        """The ids of the k largest logits, in order, ``(n, k)``; of equal ones the first first."""
-
-    def overlap(
-        self,
-        policy: Tensor,
-        reference: Tensor,
-        found: Tensor,
-        asked: Asked,
-        ends: Tensor,
-        block_rows: int | None,
-    ) -> Tensor:
-        """The columns above, ``(n, 4)``.
-
-        ``found`` is of the first pass. Tails are the masses on tokens behind ``ends``, the id of
-        the last token of each support.
-        """
+Looks: TypeAlias = "tuple[Tensor, Tensor, Tensor, Tensor]"
+"""The columns of a first look, the columns above, with masses beyond the most probable tokens, and
+``log q`` and ``log p`` of these, in order, of equal ones the first first. Some are empty where
+nobody asks.
+"""
 
 
 def _terms(log_a: Tensor, log_b: Tensor) -> Tensor:
@@ -112,35 +99,30 @@ def _masses(
     return q.cumsum(-1)[:, heads], p.cumsum(-1)[:, heads], inside + lumped
 
 
-def look_again(
-    policy: Tensor,
-    reference: Tensor,
-    found: Tensor,
-    asked: Asked,
-    implementation: Any,
-    block_rows: int | None,
-    dtype: torch.dtype,
-) -> Found:
-    """Return what is asked for, from logits and what the first pass found in them."""
-    places = ends = torch.empty(0, dtype=torch.int64, device=policy.device)
-    if asked.top:
-        owner = policy if asked.by_policy else reference
-        places = implementation.leading(owner, min(max(asked.top), policy.shape[1]), block_rows)
-        ends = places[:, -1].contiguous()
-    second = implementation.overlap(policy, reference, found, asked, ends, block_rows).double()
+def further(
+    asked: Asked, looks: Looks, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor | None, TopMass | None]:
+    """Total variation, Jensen-Shannon divergence and masses, where they are asked for."""
+    _, second, log_q, log_p = (x.double() for x in looks)
     masses = None
     if asked.top:
-        start_q, start_p, log_sum, shift = found[:, MAX_Q : SHIFT + 1].double().T
-        inside = (
-            _log_probs(policy, places, start_q + log_sum),
-            _log_probs(reference, places, start_p + (log_sum + shift)),
-        )
-        parts = _masses(*inside, second[:, TAIL_Q], second[:, TAIL_P], asked.top)
+        parts = _masses(log_q, log_p, second[:, TAIL_Q], second[:, TAIL_P], asked.top)
         masses = TopMass(asked.top, *(part.to(dtype) for part in parts))
     return (
         second[:, VARIATION].to(dtype) if asked.total_variation else None,
         second[:, JSD].to(dtype) if asked.jsd is not None else None,
         masses,
+    )
+
+
+def log_probs(
+    policy: Tensor, reference: Tensor, found: Tensor, places: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``log q`` and ``log p`` at the places of each row, float64."""
+    start_q, start_p, log_sum, shift = found[:, MAX_Q : SHIFT + 1].double().T
+    return (
+        _log_probs(policy, places, start_q + log_sum),
+        _log_probs(reference, places, start_p + (log_sum + shift)),
     )
 
 

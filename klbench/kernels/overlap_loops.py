@@ -1,4 +1,9 @@
-"""A second pass of the ``cpu`` kernel over rows, for what needs both normalisers first."""
+"""A second look of the ``cpu`` kernel at a row, for what needs both normalisers first.
+
+The first look keeps the exponentials of the row, and of each tile a mark, from which they become
+probabilities by a product. No other exponential is taken, and the logits are read again only where
+the most probable tokens may be.
+"""
 
 from __future__ import annotations
 
@@ -8,174 +13,193 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from klbench.kernels.loops import INDEX, TABLE
-from klbench.kernels.sums import (
-    ALIKE,
-    EXACT,
-    MANTISSA,
-    ONE,
-    SUMS,
-    ZERO,
-    between,
-    excess,
-    exp,
-    split,
-)
+from klbench.kernels.sums import EXACT, MANTISSA, ONE, SUMS, ZERO
 from klbench.kernels.words import (
     ABSENT,
     IN,
     INFINITE,
     LOGITS,
     ROW,
+    TABLE,
     TILE,
     F,
     compiled,
     finite,
     larger,
-    logit,
     tile,
 )
 
-FOUND = types.UniTuple(types.float32, 4)
-PLACES = types.Array(types.int64, 2, "C")
-BLOCK = 32
+BLOCK = 64
 """Logits that are passed over at once where none is among the largest."""
-HALF, TWO, LN2 = F(0.5), F(2.0), F(math.log(2.0))
+HALF, LN2, TINY, BIAS = F(0.5), F(math.log(2.0)), F(1e-37), np.int32(127)
 MIDDLE = np.int32(0x3F3504F3)
 """The bits of the square root of 1/2."""
-# log(1 + x) = 2 s + s^3 P(s^2) with s = x / (2 + x), for s^2 < 1/9, by mpmath.chebyfit.
-L0, L1, L2, L3 = F(0.26851498), F(0.2823662), F(0.40007561), F(0.6666664)
+GAP = (
+    *(F(0.499999976), F(-0.166667159), F(0.0833392124), F(-0.049968146)),
+    *(F(0.0331008232), F(-0.0242584105), F(0.0208204247), F(-0.0131806476)),
+)
+"""``((1 + x) log(1 + x) - x) / x^2`` for x from ``-CLOSE`` to ``sqrt(2) - 1``, to 1e-7, by
+mpmath.chebyfit, lowest power first.
+"""
+CLOSE = F(0.34)
+MARK = types.Array(types.float64, 1, "C")
+SERIES = types.UniTuple(types.float32, len(GAP))
+PLACES = types.Array(types.int64, 1, "C")
+PROBABILITIES = types.UniTuple(types.float32, 4)
 
 
-@compiled((IN, types.float32, types.float32, ROW), *EXACT)
-def _densities(
-    x: np.ndarray, top: float, log_sum: float, to: np.ndarray
-) -> None:  # pragma: no cover - compiled
-    """Probabilities."""
-    for i in range(x.size):
-        to[i] = exp((x[i] - top) - log_sum)
+def series(beta: float) -> tuple[Any, ...]:
+    """The same for ``(beta h((1 - beta) u) + (1 - beta) h(-beta u)) / u^2``, where ``h(x)`` is what
+    is divided by ``x^2`` there.
+    """
+    other = 1.0 - beta
+    powers = (other ** (k + 1) - (-beta) ** (k + 1) for k in range(len(GAP)))
+    return tuple(F(beta * other * c * power) for c, power in zip(GAP, powers, strict=True))
 
 
-@compiled((IN, IN, FOUND, ROW), *EXACT)
-def _log_ratios(
-    z: np.ndarray, y: np.ndarray, row: Any, to: np.ndarray
-) -> None:  # pragma: no cover - compiled
-    """``log p/q``."""
-    to_z, of_y, rest = split(row[0], row[1])
-    for i in range(z.size):
-        to[i] = between(finite(z[i]), finite(y[i]), to_z, of_y, rest) - row[3]
+@compiled((MARK, types.UniTuple(types.float64, 4)))
+def _probabilities(mark: np.ndarray, row: Any) -> Any:  # pragma: no cover - compiled
+    """Return a, b, c, d with ``q = a e``, ``p = b e + d f``, ``p - q = c e + d f``.
+
+    f is the exponential of the reference's logit or, where the tile is alike, what it is more than
+    e, which keeps the digits of ``p - q``.
+    """
+    from_z, from_y, log_sum, shift = row
+    rise = (mark[1] - mark[0]) - (from_y - from_z) - shift
+    a = math.exp((mark[0] - from_z) - log_sum)
+    d = math.exp((mark[1] - from_y) - (log_sum + shift))
+    alike = mark[2] > 0.0
+    return F(a), F(d if alike else 0.0), F(a * math.expm1(rise) if alike else -a), F(d)
 
 
-@compiled((IN, IN, IN), *SUMS)
-def _variation(q: np.ndarray, p: np.ndarray, g: np.ndarray) -> Any:  # pragma: no cover - compiled
+@compiled((IN, IN, PROBABILITIES), *SUMS)
+def _variation(e: np.ndarray, f: np.ndarray, to: Any) -> Any:  # pragma: no cover - compiled
     """The sum of ``|p - q|``."""
     total = ZERO
-    for i in range(q.size):
-        total += abs(q[i] * (g[i] + excess(g[i])) if abs(g[i]) < ALIKE else p[i] - q[i])
+    for i in range(e.size):
+        total += abs(to[2] * e[i] + to[3] * f[i])
     return np.float64(total)
 
 
-@compiled((IN, IN, IN, types.float32), *SUMS)
-def _shannon(
-    q: np.ndarray, p: np.ndarray, g: np.ndarray, beta: float
-) -> Any:  # pragma: no cover - compiled
-    """The sum of ``b (c h(w) - h(c w))``, ``h(x) = (1 + x) log(1 + x) - x``.
+@compiled((types.float32, SERIES), *EXACT)
+def _polynomial(x: float, c: Any) -> Any:  # pragma: no cover - compiled
+    """A polynomial, even and odd powers apart: fewer operations wait for one another."""
+    s = x * x
+    odd = ((c[7] * s + c[5]) * s + c[3]) * s + c[1]
+    return odd * x + (((c[6] * s + c[4]) * s + c[2]) * s + c[0])
 
-    b is the larger of both probabilities, c its complement's share in the mixture, and ``1 + w``
-    the other over b, so that nothing cancels and nothing overflows.
-    """
+
+@compiled((types.float32,), *EXACT)
+def _own_log(x: float) -> Any:  # pragma: no cover - compiled
+    """``x log x``, of ``x = 2^k (1 + r)``."""
+    bits = F(x).view(np.int32)
+    k = np.int32(np.int32(bits - MIDDLE) >> MANTISSA)
+    power = np.int32(np.int32(k + BIAS) << MANTISSA).view(np.float32)
+    r = np.int32(bits - np.int32(k << MANTISSA)).view(np.float32) - ONE
+    return power * ((r * r) * _polynomial(r, GAP) + r) + x * (F(k) * LN2)
+
+
+@compiled((IN, IN, types.float32, types.float32), *SUMS)
+def _own_logs(
+    e: np.ndarray, f: np.ndarray, a: float, b: float
+) -> Any:  # pragma: no cover - compiled
+    """The sum of ``x log x``, of ``x = a e + b f``."""
     total = ZERO
-    for i in range(q.size):
-        v = -abs(g[i])
-        base, share = (q[i], beta) if g[i] < ZERO else (p[i], ONE - beta)
-        gap, near = excess(v), -v < ALIKE
-        r = exp(v)
-        w = v + gap if near else r - ONE
-        whole = v * w - gap if near else r * v - w
-        x = share * w
-        mixed = F(ONE + x)
-        k = np.int32(np.int32(mixed.view(np.int32) - MIDDLE) >> MANTISSA)
-        k = k if x < -HALF else np.int32(0)
-        m = np.int32(mixed.view(np.int32) - np.int32(k << MANTISSA)).view(np.float32)
-        rest = m - ONE if x < -HALF else x
-        s = rest / (TWO + rest)
-        t = s * s
-        odd = (((L0 * t + L1) * t + L2) * t + L3) * s
-        far = mixed * (TWO * s + odd * t + F(k) * LN2) - x
-        part = far if x < -HALF else t * (TWO + (ONE + s) * odd) * (ONE + HALF * x)
-        total += base * (share * whole - part)
+    for i in range(e.size):
+        total += _own_log(a * e[i] + b * f[i])
     return np.float64(total)
 
 
-@compiled((IN, types.float32, types.int64, IN, IN), *SUMS)
-def _outside(
-    own: np.ndarray, least: float, end: int, q: np.ndarray, p: np.ndarray
+@compiled((IN, IN, PROBABILITIES, types.float32, SERIES, ROW, ROW), *SUMS)
+def _near(
+    e: np.ndarray, f: np.ndarray, to: Any, beta: float, c: Any, far_e: np.ndarray, far_f: np.ndarray
 ) -> Any:  # pragma: no cover - compiled
-    """Masses of both beyond a support whose last token, at ``end``, has logit ``least``."""
-    of_q, of_p, last = ZERO, ZERO, np.int32(end)
-    for i in range(own.size):
-        x = finite(own[i])
-        inside = (x > least) | ((x == least) & (np.int32(i) <= last))
-        of_q += ZERO if inside else q[i]
-        of_p += ZERO if inside else p[i]
-    return np.float64(of_q), np.float64(of_p)
+    """The sum of ``beta p log(p/m) + (1 - beta) q log(q/m)``, ``m = beta p + (1 - beta) q``, where
+    p and q are close. The others are copied, and counted.
+
+    It is ``m (beta h((1 - beta) u) + (1 - beta) h(-beta u))``, ``h(x) = (1 + x) log(1 + x) - x``,
+    with ``u = (p - q) / m``, so that nothing cancels.
+    """
+    total, far, limit = ZERO, ZERO, F(CLOSE / larger(beta, F(ONE - beta)))
+    for i in range(e.size):
+        rise = to[2] * e[i] + to[3] * f[i]
+        u = rise / ((to[0] * e[i] + TINY) + beta * rise)
+        near = abs(u) < limit
+        total += rise * u * _polynomial(u, c) if near else ZERO
+        far_e[i], far_f[i] = (ZERO if near else e[i]), (ZERO if near else f[i])
+        far += ZERO if near else ONE
+    return np.float64(total), far
+
+
+@compiled((IN, IN, PROBABILITIES, types.float32, SERIES))
+def _shannon(
+    e: np.ndarray, f: np.ndarray, to: Any, beta: float, c: Any
+) -> Any:  # pragma: no cover - compiled
+    """The same of all; those that are not close by ``x log x`` of p, of q and of m."""
+    far = np.empty(e.size, F), np.empty(e.size, F)
+    total, count = _near(e, f, to, beta, c, *far)
+    if count > ZERO:
+        other = F(ONE - beta)
+        of_p, of_q = _own_logs(*far, to[1], to[3]), _own_logs(*far, to[0], ZERO)
+        mixed = _own_logs(*far, beta * to[1] + other * to[0], beta * to[3])
+        total += beta * of_p + other * of_q - mixed
+    return total
+
+
+@compiled((IN, IN), *SUMS)
+def _totals(e: np.ndarray, f: np.ndarray) -> Any:  # pragma: no cover - compiled
+    total_e, total_f = ZERO, ZERO
+    for i in range(e.size):
+        total_e += e[i]
+        total_f += f[i]
+    return np.float64(total_e), np.float64(total_f)
 
 
 @compiled(
     (
-        *(LOGITS, LOGITS, types.int64, types.int64, types.int64, TABLE),
-        *(types.boolean, types.float32, INDEX, types.boolean, TABLE),
+        *(ROW, ROW, TABLE, types.UniTuple(types.float64, 4)),
+        *(types.boolean, types.float32, SERIES, PLACES, MARK),
     )
 )
 def overlap(
-    policy: Any,
-    reference: Any,
-    size: int,
-    first: int,
-    last: int,
-    found: np.ndarray,
+    e: np.ndarray,
+    f: np.ndarray,
+    marks: np.ndarray,
+    row: Any,
     variation: bool,
     beta: float,
-    ends: np.ndarray,
-    by_policy: bool,
+    c: Any,
+    places: np.ndarray,
     out: np.ndarray,
 ) -> None:  # pragma: no cover - compiled
-    """Fill rows of ``out``: columns as of :mod:`klbench.kernels.overlap`.
+    """Fill a row of ``out``: columns as of :mod:`klbench.kernels.overlap`.
 
-    ``beta`` is 0, and ``ends`` empty, where nobody asks.
+    ``beta`` is 0, and ``places``, the support, empty, where nobody asks. A mark holds the offsets
+    of both logits, whether the tile is alike, and the largest logit of whom the support is.
     """
-    wide_z, wide_y, q, p, g = (
-        np.empty(TILE, F),
-        np.empty(TILE, F),
-        np.empty(TILE, F),
-        np.empty(TILE, F),
-        np.empty(TILE, F),
-    )
-    for i in range(first, last):
-        row = (F(found[i, 5]), F(found[i, 6]), F(found[i, 7]), F(found[i, 8]))
-        end = ends[i] if ends.size else 0
-        least = ABSENT
-        if ends.size:
-            least = finite(F(logit(policy, i, end) if by_policy else logit(reference, i, end)))
-        for k in range(4):
-            out[i, k] = 0.0
-        for start in range(0, size, TILE):
-            n = min(TILE, size - start)
-            tile_z = tile(policy, i, size, start, start + n, wide_z)
-            tile_y = tile(reference, i, size, start, start + n, wide_y)
-            _densities(tile_z, row[0], row[2], q[:n])
-            _densities(tile_y, row[1], row[2] + row[3], p[:n])
-            if variation or beta > ZERO:
-                _log_ratios(tile_z, tile_y, row, g[:n])
-            if variation:
-                out[i, 0] += HALF * _variation(q[:n], p[:n], g[:n])
-            if beta > ZERO:
-                out[i, 1] += _shannon(q[:n], p[:n], g[:n], beta)
-            if ends.size:
-                own = tile_z if by_policy else tile_y
-                tails = _outside(own, least, max(end - start, -1), q[:n], p[:n])
-                out[i, 2] += tails[0]
-                out[i, 3] += tails[1]
+    for k in range(4):
+        out[k] = 0.0
+    for t in range(len(marks) if variation or beta > ZERO else 0):
+        part_e, part_f = e[t * TILE : (t + 1) * TILE], f[t * TILE : (t + 1) * TILE]
+        to = _probabilities(marks[t], row)
+        if variation:
+            out[0] += HALF * _variation(part_e, part_f, to)
+        if beta > ZERO:
+            out[1] += _shannon(part_e, part_f, to, beta, c)
+    for place in places:
+        e[place] = f[place] = ZERO
+    for t in range(len(marks) if places.size else 0):  # what is left are the tails
+        to = _probabilities(marks[t], row)
+        total = _totals(e[t * TILE : (t + 1) * TILE], f[t * TILE : (t + 1) * TILE])
+        out[2] += to[0] * total[0]
+        out[3] += to[1] * total[0] + to[3] * total[1]
+
+
+@compiled((ROW, IN))
+def raise_to(to: np.ndarray, x: np.ndarray) -> None:  # pragma: no cover - compiled
+    """The larger of both, in place."""
+    for i in range(x.size):
+        to[i] = larger(x[i], to[i])
 
 
 @compiled((IN,))
@@ -187,28 +211,32 @@ def _largest(x: np.ndarray) -> Any:  # pragma: no cover - compiled
     return top
 
 
-@compiled((LOGITS, types.int64, types.int64, types.int64, PLACES))
+@compiled((LOGITS, types.int64, types.int64, IN, TABLE, PLACES))
 def leading(
-    logits: Any, size: int, first: int, last: int, places: np.ndarray
+    logits: Any, row: int, size: int, best: np.ndarray, marks: np.ndarray, places: np.ndarray
 ) -> None:  # pragma: no cover - compiled
-    """Fill rows of ``places`` with the largest logits', in order, of equal ones the first first."""
-    wide, k = np.empty(TILE, F), places.shape[1]
-    value = np.empty(k, F)
-    for row in range(first, last):
-        place, known = places[row], 0
-        for start in range(0, size, TILE):
-            n = min(TILE, size - start)
-            part = tile(logits, row, size, start, start + n, wide)
-            for begin in range(0, n, BLOCK):
-                block = part[begin : min(begin + BLOCK, n)]
-                if known == k and _largest(block) <= value[k - 1]:
-                    continue
-                for i in range(block.size):
-                    x = finite(block[i])
-                    if known < k or x > value[k - 1]:
-                        known = min(known + 1, k)
-                        at = known - 1
-                        while at > 0 and value[at - 1] < x:
-                            value[at], place[at] = value[at - 1], place[at - 1]
-                            at -= 1
-                        value[at], place[at] = x, start + begin + i
+    """Fill ``places`` with the row's largest logits', in order, of equal ones the first first.
+
+    None of them is below the k-th largest of ``best``, the largest at each place of the tiles.
+    """
+    wide, k, known = np.empty(TILE, F), places.size, 0
+    value, bound = np.empty(k, F), np.partition(best, TILE - k)[TILE - k]
+    bound = bound if bound > ABSENT else -INFINITE
+    for start in range(0, size, TILE):
+        if marks[start // TILE, 3] < bound:
+            continue
+        n = min(TILE, size - start)
+        part = tile(logits, row, size, start, start + n, wide)
+        for begin in range(0, n, BLOCK):
+            block = part[begin : min(begin + BLOCK, n)]
+            if _largest(block) < bound:
+                continue
+            for i in range(block.size):
+                x = finite(block[i])
+                if x >= bound and (known < k or x > value[k - 1]):
+                    known = min(known + 1, k)
+                    at = known - 1
+                    while at > 0 and value[at - 1] < x:
+                        value[at], places[at] = value[at - 1], places[at - 1]
+                        at -= 1
+                    value[at], places[at] = x, start + begin + i

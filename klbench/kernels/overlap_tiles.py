@@ -1,7 +1,4 @@
-"""A second pass in Triton, for what needs both normalisers first: imported where first used.
-
-The sums are those of ``overlap_loops``, and so are their names.
-"""
+"""A second pass in Triton, for what needs both normalisers first: imported where first used."""
 
 from __future__ import annotations
 
@@ -10,8 +7,8 @@ import triton.language as tl
 
 from klbench.kernels.tiles import HALF, NONE, SHIFTED, _finite, tuned
 
-# (exp(x) - 1 - x) / x^2 for |x| < 1, and with s = x / (2 + x), log(1 + x) = 2 s + s^3 P(s^2), as
-# in the loops of the cpu kernel.
+# (exp(x) - 1 - x) / x^2 for |x| < 1, and with s = x / (2 + x), log(1 + x) = 2 s + s^3 P(s^2) for
+# s^2 < 1/9, by mpmath.chebyfit.
 G0, G1, G2 = tl.constexpr(2.5288435e-5), tl.constexpr(2.0329021e-4), tl.constexpr(0.0013886448)
 G3, G4, G5 = tl.constexpr(0.0083308862), tl.constexpr(0.041666697), tl.constexpr(0.16666697)
 L0, L1 = tl.constexpr(0.26851498), tl.constexpr(0.2823662)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from klbench.kernels.autograd import ABSENT, FOUND, LOG_SUM_Q, SHIFT
-from klbench.kernels.overlap import Asked
+from klbench.kernels.overlap import Asked, Looks, log_probs
 
 BLOCK = 2**20
 """Logits in a block, unless told: 8 MiB of float64."""
@@ -48,7 +48,7 @@ def _block(policy: Tensor, reference: Tensor, tokens: Tensor) -> tuple[Tensor, .
 
 
 def leading(logits: Tensor, k: int, block_rows: int | None) -> Tensor:
-    """Return the result of :class:`klbench.kernels.overlap.Second`, by a stable sort."""
+    """Return the ids of the k largest logits, in order, ``(n, k)``, by a stable sort."""
     rows = block_rows or max(1, BLOCK // logits.shape[1])
     parts = [
         _log_softmax(x).sort(dim=-1, descending=True, stable=True).indices[:, :k]
@@ -78,15 +78,9 @@ def normalisers(policy: Tensor, reference: Tensor) -> Tensor:
     return found
 
 
-def overlap(
-    policy: Tensor,
-    reference: Tensor,
-    found: Tensor,
-    asked: Asked,
-    ends: Tensor,
-    block_rows: int | None,
-) -> Tensor:
-    """Return the result of :class:`klbench.kernels.overlap.Second`."""
+def looks(policy: Tensor, reference: Tensor, asked: Asked, block_rows: int | None) -> Looks:
+    """Return the result of :class:`klbench.kernels.autograd.Implementation`, without the five."""
+    places = leading(*asked.support(policy, reference), block_rows)
     n, size = policy.shape
     rows = block_rows or max(1, BLOCK // size)
     out = torch.zeros(n, 4, dtype=torch.float64, device=policy.device)
@@ -103,13 +97,10 @@ def overlap(
                 for each in (a, b)
             ]
             out[block, 1] = (asked.jsd * parts[0] + (1.0 - asked.jsd) * parts[1]).sum(-1)
-        if len(ends):
-            own, at = (log_q if asked.by_policy else log_p), ends[block, None]
-            least = own.gather(-1, at)
-            places = torch.arange(size, device=own.device)
-            inside = (own > least) | ((own == least) & (places <= at))
-            out[block, 2], out[block, 3] = (x.masked_fill(inside, 0.0).sum(-1) for x in (q, p))
-    return out
+        at = places[block]
+        out[block, 2], out[block, 3] = (x.scatter(-1, at, 0.0).sum(-1) for x in (q, p))
+    found = normalisers(policy, reference)
+    return found, out, *log_probs(policy, reference, found, places)
 
 
 def divergences(

@@ -138,11 +138,20 @@ def _compare(
     return np.float64(qg), np.float64(pg), np.float64(gap_q), np.float64(gap_p)
 
 
-@compiled((IN, IN, types.float32, types.float32), *SUMS)
+@compiled((IN, IN, types.float32, types.float32, ROW, ROW, types.boolean), *SUMS)
 def alike(
-    z: np.ndarray, y: np.ndarray, from_z: float, from_y: float
+    z: np.ndarray,
+    y: np.ndarray,
+    from_z: float,
+    from_y: float,
+    of_z: np.ndarray,
+    more: np.ndarray,
+    keep: bool,
 ) -> Any:  # pragma: no cover - compiled
-    """The seven sums of :func:`forward` with one exponential, if no ``|g|`` is above ``ALIKE``."""
+    """The seven sums of :func:`forward` with one exponential, if no ``|g|`` is above ``ALIKE``.
+
+    Where they are to be kept: the weights of z, and what those of y are more, too.
+    """
     q, qa, qg, gap_q, gaps = ZERO, ZERO, ZERO, ZERO, ZERO
     to_z, of_y, rest = split(from_z, from_y)
     for i in range(z.size):
@@ -150,6 +159,8 @@ def alike(
         e = _power(a)
         gap = excess(g)
         eg = e * g
+        if keep:
+            of_z[i], more[i] = e, e * (g + gap)
         q += e
         qa += e * a
         qg += eg
@@ -160,15 +171,23 @@ def alike(
     return of_q, of_q + rise, np.float64(qa), of_qg, of_qg + both, of_gap, both - of_gap
 
 
-@compiled((IN, IN, types.float32, types.float32), *SUMS)
+@compiled((IN, IN, types.float32, types.float32, ROW, ROW, types.boolean), *SUMS)
 def distinct(
-    z: np.ndarray, y: np.ndarray, from_z: float, from_y: float
+    z: np.ndarray,
+    y: np.ndarray,
+    from_z: float,
+    from_y: float,
+    of_z: np.ndarray,
+    of_y: np.ndarray,
+    keep: bool,
 ) -> Any:  # pragma: no cover - compiled
-    """The seven sums of :func:`forward`, with gaps as differences of sums."""
+    """The seven sums of :func:`forward`, with gaps as differences of sums, and both weights."""
     q, p, qa, qg, pg = ZERO, ZERO, ZERO, ZERO, ZERO
     for i in range(z.size):
         a, b = z[i] - from_z, y[i] - from_y
         e, f, g = _power(a), _power(b), b - a
+        if keep:
+            of_z[i], of_y[i] = e, f
         q += e
         p += f
         qa += e * a

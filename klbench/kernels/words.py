@@ -28,6 +28,7 @@ ROW = types.Array(types.float32, 1, "C")
 IN = types.Array(types.float32, 1, "C", readonly=True)
 BITS = types.Array(types.uint16, 1, "C", readonly=True)
 TO_BITS = types.Array(types.uint16, 1, "C")
+TABLE = types.Array(types.float64, 2, "C")
 LOGITS = types.Tuple((BITS, types.int64, types.int64))
 """Rows of logits as words of 16 bits, the words from one row to the next, and their kind."""
 _SOURCES = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))

@@ -52,6 +52,21 @@ def digits(z, y, token):
         )
 
 
+def overlap(z, y, beta):
+    """Total variation and Jensen-Shannon divergence of one row to 40 digits."""
+    with mpmath.workdps(40):
+        q, p = ([mpmath.exp(mpmath.mpf(float(v))) for v in row] for row in (z, y))
+        q, p = ([v / mpmath.fsum(row) for v in row] for row in (q, p))
+        beta = mpmath.mpf(beta)
+        pairs = [(a, b, beta * b + (1 - beta) * a) for a, b in zip(q, p, strict=True)]
+        terms = [
+            beta * b * mpmath.log(b / m) + (1 - beta) * a * mpmath.log(a / m)
+            for a, b, m in pairs
+            if a and b
+        ]
+        return mpmath.fsum(abs(a - b) for a, b in zip(q, p, strict=True)) / 2, mpmath.fsum(terms)
+
+
 def logits(rows, size, noise, *, scale=4.0, dtype=torch.float32, device="cpu", seed=0):
     """Policy, reference and tokens of normal logits."""
     stream = torch.Generator().manual_seed(seed)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from klbench.kernels import token_divergences
+from klbench.kernels.cpu import FRESH
 
 SLOPES = ("log_q", "kl_qp", "kl_pq", "entropy")
 
@@ -54,6 +55,21 @@ def test_gradients_of_16_bits(kernel, device, dtype):
         0.51 if device == "cuda" or kernel != "triton" else 1.01
     )  # the interpreter cuts bits off
     assert bool(((got - exact).abs() <= unit * exact.abs() + 6e-8).all())
+
+
+def test_a_large_gradient_is_that_of_its_rows():
+    policy, reference, tokens = kernel_oracle.logits(180, 50_257, 0.5)
+    assert policy.nbytes > FRESH
+
+    def slopes(rows):
+        leaf = policy[rows].requires_grad_()
+        found = token_divergences(leaf, reference[rows], tokens[rows], kernel="cpu")
+        return torch.autograd.grad((found.log_q + found.kl_qp).sum(), leaf)[0]
+
+    whole = slopes(slice(None))
+    assert whole.is_contiguous()
+    for rows in (slice(0, 3), slice(177, 180)):
+        assert torch.equal(whole[rows], slopes(rows))
 
 
 def test_gradients_of_strided_logits(kernel, device):

@@ -36,7 +36,7 @@ def probabilities(x):
 
 def worst(found, truths):
     error = 0.0
-    for value, truth in zip(results(found), truths, strict=True):
+    for value, truth in zip(results(found)[: len(truths)], truths, strict=True):
         got, truth = value.double().cpu().numpy(), np.asarray(truth)
         assert got.shape == truth.shape
         with np.errstate(invalid="ignore"):
@@ -48,11 +48,12 @@ def worst(found, truths):
 def exact(policy, reference, beta, ks, support):
     """By NumPy and SciPy, which share no code with the kernels."""
     q, p = probabilities(policy), probabilities(reference)
-    order = np.argsort(-(q if support == "policy" else p), axis=-1, kind="stable")
+    owner = (policy if support == "policy" else reference).double().cpu().numpy()
+    order = np.argsort(-owner, axis=-1, kind="stable")
     mixed = beta * p + (1 - beta) * q
 
     def divergence(a, b):
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             return np.where(a > 0, a * np.log(a / b), 0.0).sum(-1)
 
     found = {"policy": [], "reference": [], "kl_qp": []}
@@ -165,6 +166,102 @@ def test_of_equal_logits_the_first_are_taken(kernel, device):
     assert found.top.reference[0].tolist() == pytest.approx(expected)
     assert found.total_variation is None
     assert found.jsd is None
+
+
+@pytest.mark.parametrize("absent", [-inf, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("left", [0, 1, 40, 300])
+def test_fewer_tokens_are_left_than_the_support_takes(kernel, device, absent, left):
+    policy, reference, tokens = kernel_oracle.logits(2, 2_500, 1.0, device=device)
+    places = torch.randperm(2_500, generator=torch.Generator().manual_seed(0))[left + 1 :]
+    policy[:, places] = absent
+    found = token_divergences(policy, reference, tokens, kernel=kernel, **ALL | {"top": (64, 200)})
+    policy[:, places] = -inf
+    assert worst(found, exact(policy, reference, 0.5, (64, 200), "policy")) < TOLERANCE
+
+
+@pytest.mark.parametrize("support", ["policy", "reference"])
+def test_ordered_and_equal_logits(kernel, device, support):
+    """Every tile brings new largest logits, of which many are equal."""
+    policy = torch.linspace(-20, 20, 5_000, device=device).mul(8.0).round().div(8.0).repeat(2, 1)
+    policy[1] = policy[1].flip(-1)
+    reference = policy.flip(0).contiguous()
+    found = token_divergences(
+        policy, reference, token(2, device), kernel=kernel, support=support, **ALL
+    )
+    truth = exact(policy, reference, 0.5, ALL["top"], support)
+    assert worst(found, truth) < TOLERANCE
+
+
+def case_of_all_kinds(stream, trial):
+    """Logits from alike to nothing in common, near and far in one row, masked, extreme."""
+    size = int(torch.randint(1, 4_000, (), generator=stream))
+
+    def power(low, high):
+        return 10 ** (low + (high - low) * float(torch.rand((), generator=stream)))
+
+    policy = torch.randn(2, size, generator=stream) * power(-3, 3.5)
+    reference = policy + torch.randn(2, size, generator=stream) * power(-6, 3)
+    match trial % 7:
+        case 1:
+            reference += power(0, 3.5)
+        case 2:
+            policy[:, : size // 2] -= power(0, 5)
+        case 3:
+            reference[:, size // 3 :] += power(0, 4)
+        case 4:
+            policy[:, size // 2] = policy.max() + power(-1, 1.5)
+        case 5:
+            reference = torch.randn(2, size, generator=stream) * power(-3, 3.5)
+        case 6:
+            policy[:, 1 : size // 3] = reference[:, size // 4 : size // 2] = -inf
+    return policy, reference
+
+
+def test_logits_of_all_kinds(kernel, device):
+    stream = torch.Generator().manual_seed(0)
+    for trial in range(14 if kernel == "triton" else 350):
+        policy, reference = (x.to(device) for x in case_of_all_kinds(stream, trial))
+        beta = [0.5, 0.02, 0.98, 1e-3][trial % 4]
+        ks = (1, 30, 200)
+        options = {"total_variation": True, "jsd": beta, "top": ks}
+        found = token_divergences(policy, reference, token(2, device), kernel=kernel, **options)
+        # NumPy's probabilities are 0 too early for the divergence.
+        assert worst(found, exact(policy, reference, beta, ks, "policy")[:4]) < TOLERANCE
+        assert float(found.jsd.min()) > -1e-15
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.1, 0.98])
+@pytest.mark.parametrize("noise", [3e-4, 0.1, 0.7, 3.0])
+def test_against_forty_digits(kernel, device, noise, beta):
+    """A far token among near ones, and a masked one, leave the digits of a small divergence."""
+    policy, reference, tokens = kernel_oracle.logits(2, 600, noise, device=device)
+    policy[0, 7] = reference[0, 7] = -inf
+    reference[:, 11] -= 3.0
+    found = token_divergences(
+        policy, reference, tokens, kernel=kernel, total_variation=True, jsd=beta
+    )
+    for row in range(2):
+        variation, jsd = kernel_oracle.overlap(policy[row], reference[row], beta)
+        assert float(abs(float(found.total_variation[row]) / variation - 1)) < 1e-4
+        assert float(abs(float(found.jsd[row]) / jsd - 1)) < 1e-4
+
+
+def test_threads_and_blocks_give_the_same_bits():
+    policy, reference, tokens = kernel_oracle.logits(64, 5_000, 0.5)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads, block_rows in ((1, None), (3, None), (2, 5)):
+            torch.set_num_threads(threads)
+            found.append(
+                token_divergences(
+                    policy, reference, tokens, kernel="cpu", block_rows=block_rows, **ALL
+                )
+            )
+    finally:
+        torch.set_num_threads(before)
+    assert all(map(torch.equal, results(found[0]), results(found[1])))
+    assert all(map(torch.equal, results(found[0]), results(found[2])))
 
 
 def test_a_tiny_tail_keeps_its_digits(kernel, device):
