@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from array_api_compat import array_namespace
@@ -312,11 +313,33 @@ class Rollouts:
     log_old: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        if self.log_old is None:
-            object.__setattr__(self, "log_old", self.log_mu)
-        # Selected, not multiplied: padding may be -inf or NaN, which no product with 0 takes away.
-        for name in ("log_q", "log_p", "log_mu", "kl", "log_old"):
-            object.__setattr__(self, name, getattr(self, name).where(self.mask, 0.0))
+        for name in ("log_q", "log_p", "log_mu", "kl"):
+            object.__setattr__(self, name, self.kept(getattr(self, name)))
+        old = self.log_mu if self.log_old is None else self.kept(self.log_old)
+        object.__setattr__(self, "log_old", old)
+
+    @cached_property
+    def _whole(self) -> bool:
+        """True where all tokens count."""
+        return bool(self.mask.all())
+
+    def kept(self, values: Tensor) -> Tensor:
+        """Return values ``(n, T)``, or ``(n, 1)`` of whole sequences, as ``(n, T)``, 0 where
+        masked.
+
+        Selected, not multiplied: padding may be -inf or NaN, which no product with 0 takes away.
+        """
+        return values.expand_as(self.mask) if self._whole else values.where(self.mask, 0.0)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Rollouts:
+        """Return the rollouts with every field so changed: other rows, another shape, detached."""
+        result = object.__new__(Rollouts)
+        fields = {
+            name: change(getattr(self, name)) for name in ("log_q", "log_p", "log_mu", "kl", "mask")
+        }
+        same = self.log_old is self.log_mu
+        result.__dict__.update(fields, log_old=fields["log_mu"] if same else change(self.log_old))
+        return result
 
 
 class Scores(Protocol):

@@ -54,8 +54,7 @@ def _terms(name: str, combination: Combination, rollouts: Rollouts) -> Tensor:
         terms: Tensor = estimators.get(name).terms(log_ratio.sum(-1, keepdim=True))
         return terms
     # Every estimator is 0 at log r = 0 but for rounding; a masked token gets exactly that.
-    result: Tensor = estimators.get(name).terms(log_ratio).where(rollouts.mask, 0.0)
-    return result
+    return rollouts.kept(estimators.get(name).terms(log_ratio))
 
 
 def ratio(combination: Combination, rollouts: Rollouts, advantage: Tensor | None = None) -> Tensor:
@@ -134,7 +133,7 @@ def _summed(values: Tensor, rollouts: Rollouts) -> Tensor:
     A weight of inf after the end must not become a NaN.
     """
     whole = values.shape[-1] == 1 and rollouts.mask.shape[-1] > 1
-    return (values if whole else values.where(rollouts.mask, 0.0)).sum(-1)
+    return (values if whole else rollouts.kept(values)).sum(-1)
 
 
 def weight_of(combination: Combination, rollouts: Rollouts) -> Tensor:
@@ -174,7 +173,7 @@ def parts(combination: Combination, rollouts: Rollouts) -> Parts:
     if combination.truncated_decision:
         returns = _cut(combination, terms.detach(), of_term.detach())
         return Parts(direct, rollouts.mask.to(returns.dtype), returns)
-    weights = weight.detach().where(rollouts.mask, 0.0)
+    weights = rollouts.kept(weight.detach())
     if combination.length_mean:
         weights = weights / rollouts.mask.sum(-1, keepdim=True)
     if combination.baseline != TOKEN_MEAN:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Generator
 from typing import ClassVar
 
 import numpy as np
@@ -64,6 +65,13 @@ class Policy(ABC):
             logits[:, :: self.tree.vocabulary ** (last - depth), depth] for depth in range(last + 1)
         ]
         return torch.cat(steps, dim=1)
+
+    def steps(self, weights: Weights, prompts: Tensor) -> Generator[Tensor, Tensor, None]:
+        """Yield logits ``(n, tokens)`` of the next token, and take that token, ``(n,)``."""
+        tokens = prompts[:, None][:, :0]
+        while True:
+            token = yield self.along(weights, prompts, tokens)[:, -1]
+            tokens = torch.cat([tokens, token[:, None]], dim=1)
 
     def random(self, stream: np.random.Generator) -> np.ndarray:
         """Parameters ``(parameters,)`` as large as initial ones.
@@ -136,11 +144,16 @@ class Gru(Policy):
         return states @ weights["readout"].T + weights["readout_bias"]
 
     def along(self, weights: Weights, prompts: Tensor, tokens: Tensor) -> Tensor:
-        inputs = self._inputs(weights)[tokens]
         states = [weights["prompt"][prompts]]
-        for t in range(tokens.shape[1]):
-            states.append(self._next(weights, states[-1], inputs[:, t]))
+        for inputs in self._inputs(weights)[tokens].unbind(1):
+            states.append(self._next(weights, states[-1], inputs))
         return self._logits(weights, torch.stack(states, dim=1))
+
+    def steps(self, weights: Weights, prompts: Tensor) -> Generator[Tensor, Tensor, None]:
+        inputs, state = self._inputs(weights), weights["prompt"][prompts]
+        while True:
+            token = yield self._logits(weights, state)
+            state = self._next(weights, state, inputs[token])
 
     def everywhere(self, weights: Weights, prompts: Tensor) -> Tensor:
         inputs = self._inputs(weights)

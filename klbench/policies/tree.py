@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,14 +63,8 @@ class Tree:
         """Log-probabilities of the next token, ``(..., nodes, tokens)``, to those of all leaves,
         ``(..., leaves)``.
         """
-        reach = torch.zeros_like(log_probs[..., :1, 0])
-        ended = []
-        for depth in range(self.horizon - 1):
-            after = reach[..., None] + log_probs[..., self.level(depth), :]
-            ended.append(after[..., -1])
-            reach = after[..., :-1].flatten(-2)
-        last = reach[..., None] + log_probs[..., self.level(self.horizon - 1), :]
-        return torch.cat([*ended, last.flatten(-2)], dim=-1)
+        result: Tensor = _SumAlong.apply(log_probs, self)  # type: ignore[no-untyped-call]
+        return result
 
     @cached_property
     def paths(self) -> Paths:
@@ -98,3 +92,31 @@ class Tree:
     def lengths(self) -> Tensor:
         """The number of tokens of each leaf, ``(leaves,)``."""
         return self.paths.mask.sum(-1)
+
+
+class _SumAlong(torch.autograd.Function):
+    """Sums along the tree, and their gradient: what each token after each prefix adds to is the
+    leaves below it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, log_probs: Tensor, tree: Tree) -> Tensor:
+        ctx.tree = tree
+        reach = torch.zeros_like(log_probs[..., :1, 0])
+        ended = []
+        *levels, last = torch.split(log_probs, tree.widths, -2)
+        for level in levels:
+            after = reach[..., None] + level
+            ended.append(after[..., -1])
+            reach = after[..., :-1].flatten(-2)
+        return torch.cat([*ended, (reach[..., None] + last).flatten(-2)], dim=-1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        tree = ctx.tree
+        *ended, last = torch.split(gradient, [*tree.widths[:-1], tree.widths[-1] * tree.tokens], -1)
+        levels = [torch.unflatten(last, -1, (-1, tree.tokens))]
+        for end in ended[::-1]:
+            below = torch.unflatten(levels[-1].sum(-1), -1, (-1, tree.vocabulary))
+            levels.append(torch.cat([below, end[..., None]], dim=-1))
+        return torch.cat(levels[::-1], dim=-2), None

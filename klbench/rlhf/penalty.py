@@ -114,12 +114,7 @@ def _sequences(rollouts: Rollouts, where: slice) -> Rollouts:
 
     What is computed for a sequence depends on no other.
     """
-    return Rollouts(
-        *(
-            getattr(rollouts, name)[where].flatten(0, -2)
-            for name in ("log_q", "log_p", "log_mu", "kl", "mask")
-        )
-    )
+    return rollouts.each(lambda values: values[where].flatten(0, -2))
 
 
 def returns(
@@ -228,4 +223,4 @@ def _value(combination: Combination, rollouts: Rollouts) -> Tensor:
         ):  # a weight a token on one term: the last one's is that of the whole sequence, or its own
             weight = weight[..., -1:]
         return (weight * whole).sum(-1)
-    return (weight * terms[combination.estimator == EXACT]()).where(rollouts.mask, 0.0).sum(-1)
+    return rollouts.kept(weight * terms[combination.estimator == EXACT]()).sum(-1)

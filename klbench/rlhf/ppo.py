@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Protocol, Self
 
 import torch
@@ -215,9 +216,7 @@ def train(
             recipe.minibatches == 1
         ):  # the first step needs no second pass through the policy
             first = world.rollouts(batch)
-        before = Rollouts(
-            first.log_q.detach(), first.log_p, first.log_mu, first.kl.detach(), first.mask
-        )
+        before = first.each(Tensor.detach)
         values = world.values(batch).detach() if recipe.critic else None
         if beta is None:
             beta = torch.tensor([[each.beta] for each in arms], dtype=before.log_q.dtype).expand(
@@ -249,7 +248,11 @@ def train(
                 untouched = (
                     epoch == 0 and recipe.minibatches == 1
                 )  # the policy is still the one that was just asked
-                rollouts = _rows(first, rows) if untouched else world.rollouts(part)
+                rollouts = (
+                    first.each(itemgetter((..., rows, slice(None))))
+                    if untouched
+                    else world.rollouts(part)
+                )
                 log_ratio = rollouts.log_q - rollouts.log_mu
                 gain = losses.clipped_surrogate(
                     log_ratio, here, recipe.clip, recipe.dual_clip, recipe.ratio_limit
@@ -293,15 +296,6 @@ def _steered(beta: Tensor, kl: Tensor, mask: Tensor, recipe: Recipe, target: flo
         return losses.adapted_beta(beta, seen, target)
     gain = losses.controller_gain(kl.shape[-1], recipe.kl_horizon)
     return losses.adapted_beta(beta, seen, target, gain)
-
-
-def _rows(rollouts: Rollouts, rows: Tensor) -> Rollouts:
-    return Rollouts(
-        *(
-            getattr(rollouts, name)[..., rows, :]
-            for name in ("log_q", "log_p", "log_mu", "kl", "mask")
-        )
-    )
 
 
 def _advantages(

@@ -100,6 +100,33 @@ def test_conditionals_along_a_sequence_are_those_of_the_tree(model) -> None:
             )
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_steps_one_token_at_a_time_have_the_logits_of_the_whole_sequence(model) -> None:
+    policy = SequencePair(model=model, **SMALL).policy
+    weights = policy.split(torch.from_numpy(policy.random(np.random.default_rng(0))))
+    prompts, tokens = torch.tensor([0, 1, 1]), torch.tensor([[0, 2], [1, 1], [2, 0]])
+    steps = policy.steps(weights, prompts)
+    found = [next(steps), *(steps.send(token) for token in tokens.unbind(1))]
+    whole = policy.along(weights, prompts, tokens)
+    torch.testing.assert_close(torch.stack(found, dim=1), whole, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_sums_along_the_tree_and_their_gradient_are_those_of_its_paths(horizon) -> None:
+    tree = Tree(3, horizon)
+    log_probs = torch.from_numpy(np.random.default_rng(1).normal(size=(2, tree.nodes, 4)))
+    log_probs.requires_grad_()
+    node, token, mask = tree.paths
+    plain = torch.where(mask, log_probs[:, node, token], 0.0).sum(-1)
+    torch.testing.assert_close(tree.sum_along(log_probs), plain)
+    weight = torch.from_numpy(np.random.default_rng(2).normal(size=plain.shape))
+    one, other = (
+        torch.autograd.grad((each * weight).sum(), log_probs)[0]
+        for each in (tree.sum_along(log_probs), plain)
+    )
+    torch.testing.assert_close(one, other)
+
+
 def test_a_transformer_does_not_look_ahead() -> None:
     policy = SequencePair(model="transformer", **SMALL).policy
     weights = policy.split(torch.from_numpy(policy.random(np.random.default_rng(0))))

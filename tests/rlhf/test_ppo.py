@@ -251,6 +251,18 @@ def test_a_lag_makes_the_samples_those_of_an_older_policy(bed) -> None:
     assert torch.equal(older.sample(3, 0).inputs.log_mu, batch.inputs.log_mu)
 
 
+def test_the_exact_kl_is_that_of_the_arms_that_ask_for_it(bed) -> None:
+    arms = [arm(name, BETA) for name in ("k1_loss", "full_loss", "none")]
+    replicas = world(bed, arms, SHORT)
+    batch = replicas.sample(0, 0)
+    full = replicas.rollouts(batch)
+    replicas.exact = [1]
+    some = replicas.rollouts(batch)
+    assert torch.equal(some.kl[1], full.kl[1])
+    assert some.kl[0][batch.mask[0]].isnan().all()
+    assert torch.equal(some.log_q, full.log_q)
+
+
 def test_estimates_and_clamp_hits_by_hand(bed) -> None:
     names = ["k1_loss", "k3_loss", "k3_sequence_loss", "full_loss", "none", "k3_verl_loss"]
     arms = [arm(name, BETA) for name in names]

@@ -206,7 +206,7 @@ class Language:
             *(each[None, None] for each in (log_q, log_p.detach(), done.log_mu[rows], kl, mask))
         )
         if whole:
-            self.latest = done, Rollouts(*(each.detach() for each in vars(found).values()))
+            self.latest = done, found.each(Tensor.detach)
         return found
 
     def values(self, batch: PpoBatch) -> Tensor:

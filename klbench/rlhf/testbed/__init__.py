@@ -193,9 +193,10 @@ class Testbed:
         q = log_q.exp()
         reward = (q * self.reward).sum(-1).mean(-1)
         kl = (q * (log_q - self.leaf_log_p)).sum(-1).mean(-1)
-        to_optimum = (q * (log_q - self.log_optimum(beta))).sum(-1).mean(-1)
+        once, arm = torch.unique(beta, return_inverse=True)
+        to_optimum = (q * (log_q - self.log_optimum(once)[arm])).sum(-1).mean(-1)
         objective = reward - beta[:, None] * kl
-        regret = self.best(beta) - objective
+        regret = self.best(once)[arm] - objective
         gap = float((regret - beta[:, None] * to_optimum).detach().abs().max())
         if not gap <= IDENTITY_TOLERANCE * max(1.0, float(regret.detach().abs().max())):
             raise RunError(f"J* - J and beta KL(pi‖pi*) must be the same, and differ by {gap:.3g}")
@@ -209,16 +210,18 @@ class Testbed:
         It is that of ``ref exp(r / beta) / Z`` at the ``beta`` whose divergence this is, found by
         bisection in ``log beta``.
         """
-        low, high = torch.full_like(kl, -8.0), torch.full_like(kl, 8.0)
-        return self._tilt_at(
-            bisected(lambda log_beta: self._tilt_at(log_beta)[0] > kl, low, high, 32)
-        )[1]
 
-    def _tilt_at(self, log_beta: Tensor) -> tuple[Tensor, Tensor]:
-        """Divergence and reward of the optimum for ``log_beta``, ``(n, seeds)``."""
-        log_q = (self.leaf_log_p + self.reward * (-log_beta).exp()[..., None, None]).log_softmax(-1)
-        q = log_q.exp()
-        return (q * (log_q - self.leaf_log_p)).sum(-1).mean(-1), (q * self.reward).sum(-1).mean(-1)
+        def tilted(log_beta: Tensor) -> Tensor:
+            rewards = self.reward * (-log_beta).exp()[..., None, None]
+            return (self.leaf_log_p + rewards).log_softmax(-1)
+
+        def beyond(log_beta: Tensor) -> Tensor:
+            log_q = tilted(log_beta)
+            return (log_q.exp() * (log_q - self.leaf_log_p)).sum(-1).mean(-1) > kl
+
+        low, high = torch.full_like(kl, -8.0), torch.full_like(kl, 8.0)
+        best = tilted(bisected(beyond, low, high, 32)).exp()
+        return (best * self.reward).sum(-1).mean(-1)
 
 
 def bisected(

@@ -28,8 +28,8 @@ SAME = 1e-9
 """Relative distance below which two expected gradients are the same but for rounding."""
 REST = 1e-6
 """A free policy is at rest where its gradient is this small against that at the reference."""
-FREE_STEP, FREE_LARGEST = 0.3, 1.0
-"""The first and the largest change of a free logit in one step, in nats."""
+FREE_STEP, FREE_SMALLEST, FREE_LARGEST = 0.3, 1e-9, 1.0
+"""The first, the smallest and the largest change of a free logit in one step, in nats."""
 
 
 def expected_loss(
@@ -49,15 +49,16 @@ def expected_loss(
     """
     tree = testbed.tree
     leaves = tree.sum_along(log_q)
-    rows = []
-    for where, combination in blocks(arms):
-        direct, taken = _penalty(testbed, combination, log_q[where], leaves[where], group)
+    rows, found = [], list(blocks(arms))
+    sizes = [where.stop - where.start for where, _ in found]
+    # Split, not sliced: the gradient of a slice is as long as the whole.
+    each = zip(found, torch.split(log_q, sizes), torch.split(leaves, sizes), strict=True)
+    for (where, combination), log_probs, log_whole in each:
+        direct, taken = _penalty(testbed, combination, log_probs, log_whole, group)
         weight = beta[where, None, None]
         # grad sum pi(x) c(x) is the score's expectation with c for a coefficient.
-        score = (leaves[where].exp() * (testbed.reward - weight[..., None] * taken).detach()).sum(
-            -1
-        )
-        rows.append((weight * direct - score).mean(-1))
+        gain = (testbed.reward - weight[..., None] * taken).detach()
+        rows.append((weight * direct - (log_whole.exp() * gain).sum(-1)).mean(-1))
     loss = torch.cat(rows)
     if pretraining_weight:
         loss = loss - pretraining_weight * (testbed.leaf_log_p.exp() * leaves).sum(-1).mean(-1)
@@ -100,14 +101,17 @@ def _by_token(
 
     Each is weighted by its probability.
     """
-    log_p = testbed.log_p.expand_as(log_q)
-    kl = (log_q.exp() * (log_q - log_p)).sum(-1, keepdim=True).expand_as(log_q)
+    log_p, kl = testbed.log_p.expand_as(log_q), torch.zeros_like(log_q)
+    if combination.estimator == EXACT:
+        kl = (log_q.exp() * (log_q - log_p)).sum(-1, keepdim=True).expand_as(log_q)
     ones = torch.ones_like(log_q, dtype=torch.bool)
     pieces = parts(
         combination, _enumerated(*(each.reshape(-1, 1) for each in (log_q, log_p, kl, ones)))
     )
-    often = (reach(testbed.tree, log_q)[..., None] + log_q).exp().detach()
-    direct = (often * pieces.direct.view(log_q.shape)).sum((-2, -1))
+    direct = torch.zeros_like(leaves[..., 0])
+    if combination.placement not in ("reward", "reward_to_go"):
+        often = (reach(testbed.tree, log_q.detach())[..., None] + log_q.detach()).exp()
+        direct = (often * pieces.direct.view(log_q.shape)).sum((-2, -1))
     if pieces.returns is None:
         return direct, torch.zeros_like(leaves)
     # The score's own and earlier terms do not count in expectation: all of a sequence's terms may
@@ -275,21 +279,33 @@ def settle(
 def _settled(
     testbed: Testbed, arm: PenaltyArm, least: int, most: int, group: int, pretraining_weight: float
 ) -> Settled:
-    theta = testbed.log_p.flatten(1)[None].clone()
+    theta, ended = testbed.log_p.flatten(1)[None], {}
     beta = torch.tensor([arm.beta], dtype=theta.dtype)
-    optimizer = torch.optim.Rprop([theta], lr=FREE_STEP, step_sizes=(1e-9, FREE_LARGEST))
-    steps, start = torch.zeros(theta.shape[:-1], dtype=torch.int64), None
+    size, before = torch.full_like(theta, FREE_STEP), torch.zeros_like(theta)
+    left, start = testbed, None
     for step in range(most + 1):
         _, gradient = gradients(
-            testbed, [arm], theta, beta, group, free=True, pretraining_weight=pretraining_weight
+            left, [arm], theta, beta, group, free=True, pretraining_weight=pretraining_weight
         )
         start = gradient.norm(dim=-1) if start is None else start
         residual = gradient.norm(dim=-1) / start
         # One that overflows stays where it is, and stops no other.
-        going = residual.isfinite() & ((residual > REST) | (step < least))
-        if step == most or not bool(going.any()):
-            break
-        theta.grad = torch.where(going[..., None], gradient, 0.0)
-        optimizer.step()
-        steps += going
+        going = (residual.isfinite() & ((residual > REST) | (step < least)) & (step < most))[0]
+        if not bool(going.all()):
+            for i in (~going).nonzero()[:, 0].tolist():
+                ended[left.seeds[i]] = theta[:, i], torch.tensor([step]), residual[:, i]
+            if not bool(going.any()):
+                break
+            left = replace(left, seeds=tuple(k for k in left.seeds if k not in ended))
+            theta, gradient, start, size, before = (
+                each[:, going] for each in (theta, gradient, start, size, before)
+            )
+        agreed = gradient * before
+        size = torch.where(agreed < 0.0, size * 0.5, torch.where(agreed > 0.0, size * 1.2, size))
+        size = size.clamp(FREE_SMALLEST, FREE_LARGEST)
+        before = gradient.masked_fill(agreed < 0.0, 0.0)
+        theta = theta - before.sign() * size
+    theta, steps, residual = (
+        torch.stack(each, dim=1) for each in zip(*(ended[k] for k in testbed.seeds), strict=True)
+    )
     return Settled(log_probs(testbed, theta, free=True), steps, residual)

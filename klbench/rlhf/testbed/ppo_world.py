@@ -122,6 +122,8 @@ class Replicas:
             start = torch.cat([start, padded(self._critics())], dim=-1)
         self.theta = start.repeat(arms, 1, 1).requires_grad_()
         self.optimizer = Adam(self.theta, rate, clip, steps)
+        self.exact: slice | list[int] = slice(None)
+        """The arms whose rollouts have the exact KL of each token; that of the others is NaN."""
         self._history: deque[Tensor] = deque(maxlen=lag + 1)
         self._prompts = torch.arange(testbed.prompts).repeat_interleave(group)
 
@@ -182,25 +184,31 @@ class Replicas:
             for k in self.testbed.seeds
         ]
         uniform = torch.from_numpy(np.stack(draws)).expand(self.arms, -1, -1, -1)
-        node, token = torch.zeros(2, *uniform.shape, dtype=torch.int64)
-        alive = torch.ones(uniform.shape, dtype=torch.bool)
-        log_mu = torch.zeros(uniform.shape, dtype=theta.dtype)
         with torch.no_grad():
-            for t in range(tree.horizon):
-                log_probs = self._along(theta, self._prompts, self._ordinary(token[..., :t]))[
-                    ..., -1, :
-                ].log_softmax(-1)
-                drawn = (uniform[..., t, None] >= log_probs.exp().cumsum(-1)[..., :-1]).sum(-1)
-                log_mu[..., t] = log_probs.gather(-1, drawn[..., None])[..., 0]
-                token[..., t] = drawn
-                if t + 1 < tree.horizon:
-                    alive[..., t + 1] = alive[..., t] & (drawn < tree.vocabulary)
-                    node[..., t + 1] = torch.where(
-                        alive[..., t + 1], tree.child(node[..., t], drawn, t), 0
-                    )
+            token, log_mu = torch.vmap(self._drawn)(theta.flatten(0, 1), uniform.flatten(0, 1))
+        token, log_mu = token.view(uniform.shape), log_mu.view(uniform.shape)
+        alive, node = torch.ones_like(token, dtype=torch.bool), torch.zeros_like(token)
+        for t in range(tree.horizon - 1):
+            going = alive[..., t] & (token[..., t] < tree.vocabulary)
+            alive[..., t + 1] = going
+            node[..., t + 1] = tree.child(node[..., t], token[..., t], t).where(going, 0)
         return self._batch(
             node, torch.where(alive, token, 0), alive, torch.where(alive, log_mu, 0.0)
         )
+
+    def _drawn(self, theta: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens that one policy draws with uniforms ``(n, T)``, and their log-probabilities."""
+        policy = self.testbed.policy
+        steps = policy.steps(policy.split(theta[: policy.parameters]), self._prompts)
+        logits, tokens, log_mu = next(steps), [], []
+        for each in uniform.unbind(-1):
+            # As in the testbed: the order of sums must not depend on the stack.
+            log_probs = logits.contiguous().log_softmax(-1)
+            tokens.append((each[:, None] >= log_probs.exp().cumsum(-1)[:, :-1]).sum(-1))
+            log_mu.append(log_probs.gather(-1, tokens[-1][:, None])[:, 0])
+            if len(tokens) < uniform.shape[-1]:
+                logits = steps.send(self._ordinary(tokens[-1]))
+        return torch.stack(tokens, dim=-1), torch.stack(log_mu, dim=-1)
 
     def _ordinary(self, tokens: Tensor) -> Tensor:
         """Tokens that may come before others.
@@ -211,17 +219,15 @@ class Replicas:
 
     def _batch(self, node: Tensor, token: Tensor, alive: Tensor, log_mu: Tensor) -> PpoBatch:
         tree = self.testbed.tree
-        log_p = torch.where(
-            alive, self._reference(self._prompts, node).gather(-1, token[..., None])[..., 0], 0.0
-        )
+        seed = torch.arange(len(self.testbed.seeds))[:, None, None]
+        log_p = self.testbed.log_p[seed, self._prompts[:, None], node, token].where(alive, 0.0)
         last = alive.sum(-1, keepdim=True) - 1
         end, action = node.gather(-1, last)[..., 0], token.gather(-1, last)[..., 0]
         first = tree.starts[-1]
         # Leaves are numbered by the prefix that they end after, up to the last depth, where each
         # token makes one.
         leaf = torch.where(end < first, end, first + (end - first) * tree.tokens + action)
-        seed = torch.arange(len(self.testbed.seeds))[:, None]
-        reward = self.testbed.reward[seed, self._prompts, leaf]
+        reward = self.testbed.reward[seed[..., 0], self._prompts, leaf]
         return PpoBatch(reward, alive, Inputs(node, token, log_p, log_mu))
 
     def _reference(self, prompts: Tensor, node: Tensor) -> Tensor:
@@ -246,7 +252,11 @@ class Replicas:
             self.theta[..., : self._split], prompts, self._ordinary(token[..., :-1])
         ).log_softmax(-1)
         log_q = log_probs.gather(-1, token[..., None])[..., 0]
-        kl = (log_probs.exp() * (log_probs - self._reference(prompts, node))).sum(-1)
+        asked = log_probs[self.exact]
+        kl = torch.full_like(log_q, torch.nan)  # lest it be used unseen
+        kl[self.exact] = (asked.exp() * (asked - self._reference(prompts, node[self.exact]))).sum(
+            -1
+        )
         return Rollouts(
             torch.where(batch.mask, log_q, 0.0),
             log_p,

@@ -144,10 +144,10 @@ class Sampled:
 
     def first(self, tokens: int) -> Sampled:
         """Return the first tokens of each."""
-        each, r = self.read, self.rollouts
+        each = self.read
         return Sampled(
             Read(*(x[:, :tokens] for x in (each.token, each.hidden, each.log_q, each.log_p))),
-            Rollouts(*(x[:, :tokens] for x in (r.log_q, r.log_p, r.log_mu, r.kl, r.mask))),
+            self.rollouts.each(lambda values: values[:, :tokens]),
         )
 
     def gradients(self, token: Tensor, full: Tensor) -> Iterator[Tensor]:

@@ -98,6 +98,7 @@ def perform(
     start = without(testbed, nats)
     world = _RecordingReplicas.of(options, testbed, len(arms), recipe)
     world.lost, world.norms, world.seen = lost_tokens(testbed), [], []
+    world.exact = [i for i, each in enumerate(arms) if each.exact]
     with torch.no_grad():
         world.theta[..., : start.shape[-1]] = start
     # As many steps on exact gradients as on samples.

@@ -76,6 +76,7 @@ def _recovery(options: TrainingOptions, testbed: Testbed, task: Task) -> Rows:
 def _sampled(options: TrainingOptions, testbed: Testbed, task: Task) -> Rows:
     recipe = Recipe.of(options, every=options.every if task.kind == "sampled" else options.updates)
     world = Replicas.of(options, testbed, len(task.arms), recipe)
+    world.exact = [i for i, each in enumerate(task.arms) if each.exact]
     beta = torch.tensor([each.beta for each in task.arms], dtype=torch.float64)
     rows: Rows = []
     corpus = partial(world.pretraining, exact=options.pretraining == "exact")
@@ -157,12 +158,9 @@ def _rows(task: Task, step: int, exact: Exact, more: dict[str, Tensor]) -> Rows:
     ]
 
 
-def chunks(seeds: int) -> list[tuple[int, ...]]:
+def chunks(seeds: int, most: int = SEEDS_A_TASK) -> list[tuple[int, ...]]:
     """Return the numbers of seeds, a task each."""
-    return [
-        tuple(range(first, min(first + SEEDS_A_TASK, seeds)))
-        for first in range(0, seeds, SEEDS_A_TASK)
-    ]
+    return [tuple(range(first, min(first + most, seeds))) for first in range(0, seeds, most)]
 
 
 def plan(options: TrainingOptions, alike: Sequence[int], points: Sequence[str]) -> list[Task]:
@@ -182,9 +180,9 @@ def plan(options: TrainingOptions, alike: Sequence[int], points: Sequence[str]) 
         few = min(options.frontier_seeds, options.seeds)
         result += [Task("frontier", options.frontier, others, seeds) for seeds in chunks(few)]
     if options.recovery and options.recovery_nats:
-        result += [
-            Task("recovery", options.recovery, one, seeds) for seeds in chunks(options.seeds)
-        ]
+        # Of one token each: what a step costs hardly depends on how many there are.
+        many = chunks(options.seeds, 4 * SEEDS_A_TASK)
+        result += [Task("recovery", options.recovery, one, seeds) for seeds in many]
     few = min(options.noise_free_seeds, options.seeds)
     result += [Task("noise_free", firsts, one, seeds) for seeds in chunks(few)]
     resting = tuple(names[i] for i in sorted(set(alike)) if points[i])
