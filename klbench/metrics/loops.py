@@ -5,6 +5,8 @@ Numba takes longer to load than a short run takes in all.
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import pairwise
 from types import ModuleType
 
 import numpy as np
@@ -12,6 +14,7 @@ import numpy as np
 from klbench.numerics import WORTH_COMPILING
 
 
+@cache
 def _compiled() -> ModuleType:
     from klbench import compiled
 
@@ -57,15 +60,57 @@ def _add_rows(x: np.ndarray, out: np.ndarray) -> None:
 
 
 def tally(
-    estimates: np.ndarray, variances: np.ndarray, truth: float, limit: float
-) -> tuple[int, int]:
-    """Count the negative estimates, and those whose squared error is within ``limit`` times
-    their variance.
+    estimates: np.ndarray,
+    variances: np.ndarray,
+    ends: np.ndarray,
+    truth: float,
+    limits: np.ndarray,
+    counts: np.ndarray,
+    errors: np.ndarray,
+) -> None:
+    """Add batches to the counts of their sizes, one row a size.
+
+    A row of ``counts`` holds all batches, those with a negative estimate, and those whose squared
+    error is within ``limits`` times their variance; a row of ``errors`` the first errors. The
+    batches of each size stand side by side, up to its entry of ``ends``.
     """
     if estimates.size >= WORTH_COMPILING:
-        negative, covered = _compiled().tally(estimates, variances, truth, limit)
-        return int(negative), int(covered)
+        _compiled().tally(estimates, variances, ends, truth, limits, counts, errors)
+        return
     with np.errstate(all="ignore"):
         error = estimates - truth
-        covered = np.count_nonzero(error * error <= limit * variances)
-    return int(np.count_nonzero(estimates < 0.0)), int(covered)
+        for j, (start, end) in enumerate(pairwise((0, *ends.tolist()))):
+            part, kept = slice(start, end), int(counts[j, 0])
+            more = error[part][: max(0, errors.shape[1] - kept)]
+            errors[j, kept : kept + more.size] = more
+            covered = error[part] * error[part] <= limits[j] * variances[part]
+            counts[j] += end - start, (estimates[part] < 0.0).sum(), covered.sum()
+
+
+def tally_means(
+    terms: np.ndarray,
+    center: float,
+    steps: np.ndarray,
+    size: np.ndarray,
+    ends: np.ndarray,
+    truth: float,
+    limits: np.ndarray,
+    counts: np.ndarray,
+    errors: np.ndarray,
+) -> None:
+    """Form the means of batches of terms, folded by ``steps``, and their squared standard errors,
+    and :func:`tally` them.
+
+    Sums are of the terms' distances from ``center``.
+    """
+    if terms.size >= WORTH_COMPILING:
+        _compiled().tally_means(terms, center, steps, size, ends, truth, limits, counts, errors)
+        return
+    with np.errstate(all="ignore"):
+        centered = terms - center
+        total, squares = np.empty_like(size), np.empty_like(size)
+        fold(centered, steps, total)
+        fold(centered * centered, steps, squares)
+        means = total / size
+        variances = (squares - total * means) / (size * (size - 1.0))
+    tally(means + center, variances, ends, truth, limits, counts, errors)
