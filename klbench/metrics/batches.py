@@ -6,6 +6,7 @@ Means and variances of every estimator, and counts over batches of each size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class Plan:
     truths: tuple[float, ...]
     batches: tuple[int, ...]
 
-    @property
+    @cached_property
     def columns(self) -> list[tuple[int, int]]:
         """The columns of the panel vectors: ``(estimator, batch)``.
 
