@@ -280,10 +280,15 @@ def test_two_estimators_that_are_one_have_a_difference_without_error() -> None:
     covariance = np.array([[1.0, 1.0 + 2e-16], [1.0 + 2e-16, 1.0]])
     contrast = np.array([1.0, -1.0])
     assert contrast @ covariance @ contrast < 0.0
-    assert tables._standard_error(contrast, covariance) == 0.0
-    assert np.isnan(
-        tables._standard_error(contrast, np.array([[1.0, 2.0], [2.0, 1.0]]))
-    )  # that is no rounding
+
+    def standard_error(among: np.ndarray) -> float:
+        """That of the contrast, beside a column that it leaves out and that has no variance."""
+        whole = np.pad(among, (0, 1), constant_values=np.nan)
+        found = tables._standard_errors(np.array([[*contrast, 0.0]]), np.array([[0, 1, 2]]), whole)
+        return float(found[0])
+
+    assert standard_error(covariance) == 0.0
+    assert np.isnan(standard_error(np.array([[1.0, 2.0], [2.0, 1.0]])))  # that is no rounding
 
 
 def test_intervals_from_few_samples_are_said_to_be_too_narrow() -> None:

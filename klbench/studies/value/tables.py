@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -312,25 +314,25 @@ def errors(results: Sequence[Measured]) -> pd.DataFrame:
     """Quantiles of the batch errors (estimate minus truth), one row a pair, estimator and batch
     size.
     """
-    rows = []
+    rows: list[Row] = []
     for measured in results:
-        for i, estimator in enumerate(measured.plan.estimators):
-            for j, batch in enumerate(measured.plan.batches):
-                kept = measured.counts.errors[i][j]
-                if kept.size >= MIN_ERRORS and np.isfinite(kept).all():
-                    quantiles = np.quantile(kept, QUANTILES)
-                    named = {
-                        quantile(q): float(x) for q, x in zip(QUANTILES, quantiles, strict=True)
-                    }
-                    rows.append(
-                        {
-                            "pair": measured.pair.title,
-                            "estimator": estimator.name,
-                            "batch": batch,
-                            "batches": kept.size,
-                        }
-                        | named
-                    )
+        plan, kept = measured.plan, measured.counts.errors
+        by_size = defaultdict(list)
+        for i, j in product(range(len(plan.estimators)), range(len(plan.batches))):
+            if kept[i][j].size >= MIN_ERRORS and np.isfinite(kept[i][j]).all():
+                by_size[kept[i][j].size].append((i, j))
+        found: dict[tuple[int, int], np.ndarray] = {}
+        for places in by_size.values():
+            several = np.quantile([kept[i][j] for i, j in places], QUANTILES, axis=1)
+            found |= zip(places, several.T, strict=True)
+        for (i, j), quantiles in sorted(found.items(), key=itemgetter(0)):
+            row = {
+                "pair": measured.pair.title,
+                "estimator": plan.estimators[i].name,
+                "batch": plan.batches[j],
+                "batches": kept[i][j].size,
+            }
+            rows.append(row | dict(zip(map(quantile, QUANTILES), quantiles.tolist(), strict=True)))
     return ERRORS.frame(rows)
 
 
