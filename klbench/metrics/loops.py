@@ -6,7 +6,7 @@ Numba takes longer to load than a short run takes in all.
 from __future__ import annotations
 
 from functools import cache
-from itertools import pairwise
+from itertools import count, pairwise
 from types import ModuleType
 
 import numpy as np
@@ -14,11 +14,23 @@ import numpy as np
 from klbench.numerics import WORTH_COMPILING
 
 
+MANY = 10_000
+"""Calls on short arrays that take as long as Numba takes to load."""
+_short = count()
+
+
 @cache
 def _compiled() -> ModuleType:
     from klbench import compiled
 
     return compiled
+
+
+def _worth_compiling(x: np.ndarray) -> bool:
+    """Tell where an array is long, or many short ones went before: for what has the same bits in
+    both ways.
+    """
+    return x.size >= WORTH_COMPILING or next(_short) >= MANY
 
 
 def sums(x: np.ndarray, center: float) -> tuple[float, float]:
@@ -36,7 +48,7 @@ def fold(x: np.ndarray, steps: np.ndarray, out: np.ndarray) -> None:
 
     To the same bits in both ways.
     """
-    if x.size >= WORTH_COMPILING:
+    if _worth_compiling(x):
         _compiled().fold(x, steps, out)
         return
     for again, start, rows, target, n in steps.tolist():
@@ -74,7 +86,7 @@ def tally(
     error is within ``limits`` times their variance; a row of ``errors`` the first errors. The
     batches of each size stand side by side, up to its entry of ``ends``.
     """
-    if estimates.size >= WORTH_COMPILING:
+    if _worth_compiling(estimates):
         _compiled().tally(estimates, variances, ends, truth, limits, counts, errors)
         return
     with np.errstate(all="ignore"):
@@ -103,7 +115,7 @@ def tally_means(
 
     Sums are of the terms' distances from ``center``.
     """
-    if terms.size >= WORTH_COMPILING:
+    if _worth_compiling(terms):
         _compiled().tally_means(terms, center, steps, size, ends, truth, limits, counts, errors)
         return
     with np.errstate(all="ignore"):
