@@ -13,7 +13,6 @@ import numpy as np
 
 from klbench.numerics import WORTH_COMPILING
 
-
 MANY = 10_000
 """Calls on short arrays that take as long as Numba takes to load."""
 _short = count()
