@@ -128,6 +128,22 @@ def replaced(value: Array, where: Array, function: Callable[[Array], Array], x: 
     return xp.where(where, function(xp.where(where, x, xp.ones_like(x))), value)
 
 
+def either(
+    where: Array, function: Callable[[Array], Array], otherwise: Callable[[Array], Array], x: Array
+) -> Array:
+    """``function(x)`` where ``where`` holds, ``otherwise(x)`` elsewhere.
+
+    Each sees nothing of the other's ``x``; 0 and 1 stand in for it.
+    """
+    xp = namespace(x)
+    if isinstance(x, np.ndarray) and x.ndim:
+        result, rest = np.empty_like(x), ~where
+        result[where], result[rest] = function(x[where]), otherwise(x[rest])
+        return result
+    near, far = xp.where(where, x, xp.zeros_like(x)), xp.where(where, xp.ones_like(x), x)
+    return xp.where(where, function(near), otherwise(far))
+
+
 def overflow(x: Array) -> float:
     """The largest exponent whose exponential the dtype of ``x`` holds."""
     return math.log(float(namespace(x).finfo(x.dtype).max))
