@@ -5,6 +5,7 @@ Means and variances of every estimator, and counts over batches of each size.
 
 from __future__ import annotations
 
+from bisect import bisect
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -180,7 +181,7 @@ class PanelMeter:
         if sizes[0] == 1:
             first = 1
             loops.tally(terms, terms, np.array([terms.size]), *self._kept(i, 0))
-        layout = folds(terms.size, tuple(n for n in sizes[first:] if n <= terms.size))
+        layout = folds(terms.size, sizes[first : bisect(sizes, terms.size)])
         center = mean if np.isfinite(mean) else 0.0
         layout.tally_means(terms, center, *self._kept(i, first))
 
