@@ -6,6 +6,7 @@ Means and variances of every estimator, and counts over batches of each size.
 from __future__ import annotations
 
 from bisect import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -107,16 +108,16 @@ class PanelMeter:
     Parameters
     ----------
     keep
-        How many batch errors to keep of each kind.
+        How many batch errors to keep of each kind, at all sizes or at each.
     """
 
-    def __init__(self, plan: Plan, keep: int) -> None:
-        self._plan = plan
+    def __init__(self, plan: Plan, keep: int | Sequence[int]) -> None:
+        self._plan, self._keep = plan, np.broadcast_to(keep, len(plan.batches))
         sizes, shape = np.array(plan.batches), (len(plan.estimators), len(plan.batches))
         # one sample has no interval
         self._limits = np.where(sizes > 1, stdtrit(np.maximum(sizes - 1, 1), 0.975) ** 2, np.nan)
         self._counts = np.zeros((*shape, 3), dtype=np.int64)
-        self._errors = np.empty((*shape, keep))
+        self._errors = np.empty((*shape, self._keep.max()))
         self._nonfinite = np.zeros(shape[0], dtype=np.int64)
         self._vectors: list[np.ndarray] = []
         self._weights: list[int] = []
@@ -167,7 +168,7 @@ class PanelMeter:
             self._nonfinite,
             [
                 [kept[:n].copy() for kept, n in zip(*rows, strict=True)]
-                for rows in zip(self._errors, batches, strict=True)
+                for rows in zip(self._errors, np.minimum(batches, self._keep), strict=True)
             ],
         )
 

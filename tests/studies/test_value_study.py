@@ -3,8 +3,10 @@
 What is skipped or flagged, what stays small, and what is not lost to rounding.
 """
 
+import functools
 import math
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -202,6 +204,25 @@ def test_a_small_spread_about_a_large_mean_is_kept(mean: float) -> None:
     assert meter.counts.covered[0, 1] / meter.counts.tested[0, 1] == pytest.approx(
         0.95, abs=5 * 0.0031
     )
+
+
+def test_shards_send_the_errors_that_those_before_have_no_room_for(monkeypatch) -> None:
+    plan = Plan((estimators.get("k1"),), (SHIFT.truth("kl_qp").value,), (1, 16, 1024))
+
+    def shards() -> list[Any]:
+        arguments = SHIFT, plan, 0, "errors", 2**16, 2**16
+        return [value_run.measure_shard(*arguments, shard) for shard in range(4)]
+
+    some = shards()
+    monkeypatch.setattr(value_run, "PanelMeter", lambda plan, keep: PanelMeter(plan, 4096))
+    all_of_them = shards()
+    for j, sent in enumerate(([4096, 0, 0, 0], [256] * 4, [4] * 4)):
+        assert [each.counts.errors[0][j].size for each in some] == sent
+        merged, whole = (
+            functools.reduce(value_run.Found.merge, found).counts.errors[0][j]
+            for found in (some, all_of_them)
+        )
+        np.testing.assert_array_equal(merged, whole)
 
 
 def test_batch_means_are_of_disjoint_batches_that_use_every_sample() -> None:
