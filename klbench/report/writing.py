@@ -112,7 +112,8 @@ def write_combined(combined: Combined, out: Path) -> Path:
     names = list(
         dict.fromkeys(str(source.info.get("experiment", "run")) for source in combined.sources)
     )
-    runs = f"{', '.join(names)}: {len(combined.sources)} runs"
+    several = "runs" if len(combined.sources) > 1 else "run"
+    runs = f"{', '.join(names)}: {len(combined.sources)} {several}"
     parts = _parts(combined.tables)
     title = _title(parts, runs)
     labels = [runs if title != runs else "", *(source.label for source in combined.sources)]
