@@ -86,6 +86,21 @@ def expm1_and_gap(
                 gap[i] = excess[i] - x[i]
 
 
+@_compiled((FLOATS, FLOATS, RESULT))
+def polynomial(
+    c: np.ndarray, x: np.ndarray, out: np.ndarray
+) -> None:  # pragma: no cover - compiled
+    """The polynomial with coefficients ``c``, highest power first, rounded at every step."""
+    for start in range(0, x.size, 512):  # what stays in the nearest cache
+        part, total = x[start : start + 512], out[start : start + 512]
+        for i in range(part.size):
+            total[i] = c[0]
+        for k in range(1, c.size):
+            coefficient = c[k]
+            for i in range(part.size):
+                total[i] = total[i] * part[i] + coefficient
+
+
 @_compiled((FLOATS, types.float64), "reassoc", "contract", "nsz")
 def sums(x: np.ndarray, center: float) -> tuple[float, float]:  # pragma: no cover - compiled
     """Sum and sum of squares of ``x - center``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -149,13 +149,25 @@ def overflow(x: Array) -> float:
     return math.log(float(namespace(x).finfo(x.dtype).max))
 
 
+def polynomial(coefficients: Sequence[float], x: Array) -> Array:
+    """The polynomial with two coefficients or more, highest power first, by Horner's rule."""
+    if type(x) is np.ndarray and x.dtype == np.float64 and x.size >= WORTH_COMPILING:
+        from klbench import compiled
+
+        flat = x.ravel()
+        out = np.empty_like(flat)
+        compiled.polynomial(np.array(coefficients), flat, out)
+        return out.reshape(x.shape)
+    first, second, *rest = coefficients
+    total = x * first + second
+    for coefficient in rest:
+        total = total * x + coefficient
+    return total
+
+
 def _series(x: Array, bits: int) -> Array:
     """``exp(x) - 1 - x`` for ``|x|`` below the switch."""
-    first, *rest = _COEFFICIENTS[bits]
-    total = x * first
-    for coefficient in rest[:-1]:
-        total = (total + coefficient) * x
-    return (total + rest[-1]) * x * x
+    return polynomial(_COEFFICIENTS[bits], x) * x * x
 
 
 def _compiled_expm1_and_gap(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

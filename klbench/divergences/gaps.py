@@ -10,7 +10,15 @@ from functools import cache
 
 import numpy as np
 
-from klbench.numerics import either, expm1_and_gap, namespace, overflow, replaced, times_exp
+from klbench.numerics import (
+    either,
+    expm1_and_gap,
+    namespace,
+    overflow,
+    polynomial,
+    replaced,
+    times_exp,
+)
 from klbench.types import Array, Draws
 
 
@@ -42,6 +50,9 @@ CERTAIN = 45.0
 """The log-ratio from which ``1 / r``, and ``log r`` beside r, are less than rounding."""
 
 
+JS_SERIES = [1.0 / (2 * k * (2 * k - 1)) for k in range(24, 0, -1)]
+
+
 def js(draws: Draws) -> Array:
     """``(r log r - (1 + r) log((1 + r)/2)) / 2``."""
     # With h = |l|/2 and u = tanh h: (1 + r)/2 * ((1+u) log(1+u) + (1-u) log(1-u))/2, and the
@@ -56,10 +67,7 @@ def js(draws: Draws) -> Array:
     def near(half: Array) -> Array:
         u = xp.tanh(half)
         squared = u * u
-        total = xp.zeros_like(u)
-        for k in range(24, 0, -1):
-            total = (total + 1.0 / (2 * k * (2 * k - 1))) * squared
-        return total
+        return polynomial(JS_SERIES, squared) * squared
 
     def far(half: Array) -> Array:
         t = xp.exp(-2.0 * half)
@@ -92,10 +100,7 @@ def alpha_family(draws: Draws, alpha: float) -> Array:
     outer = xp.abs(size) > OUTER if alpha < 0.0 else size > OUTER
 
     def near(x: Array) -> Array:
-        total = xp.zeros_like(x)
-        for coefficient in _alpha_series(alpha):
-            total = total * x + coefficient
-        return total * x * x
+        return polynomial(_alpha_series(alpha), x) * x * x
 
     def far(x: Array) -> Array:
         r = xp.exp(x)
