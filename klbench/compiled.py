@@ -17,6 +17,9 @@ from numba import njit, types
 
 FLOATS = types.Array(types.float64, 1, "C", readonly=True)  # takes writable arrays as well
 RESULT = types.float64[::1]
+INTEGERS = types.Array(types.int64, 1, "C", readonly=True)
+STEPS = types.Array(types.int64, 2, "C", readonly=True)
+COUNTS, ERRORS = types.int64[:, ::1], types.float64[:, ::1]
 FAR = 700.0
 """Beyond this, exp comes near the end of its range."""
 PIECE = 4_096
@@ -83,6 +86,21 @@ def expm1_and_gap(
                 gap[i] = excess[i] - x[i]
 
 
+@_compiled((FLOATS, FLOATS, RESULT))
+def polynomial(
+    c: np.ndarray, x: np.ndarray, out: np.ndarray
+) -> None:  # pragma: no cover - compiled
+    """The polynomial with coefficients ``c``, highest power first, rounded at every step."""
+    for start in range(0, x.size, 512):  # what stays in the nearest cache
+        part, total = x[start : start + 512], out[start : start + 512]
+        for i in range(part.size):
+            total[i] = c[0]
+        for k in range(1, c.size):
+            coefficient = c[k]
+            for i in range(part.size):
+                total[i] = total[i] * part[i] + coefficient
+
+
 @_compiled((FLOATS, types.float64), "reassoc", "contract", "nsz")
 def sums(x: np.ndarray, center: float) -> tuple[float, float]:  # pragma: no cover - compiled
     """Sum and sum of squares of ``x - center``."""
@@ -131,7 +149,7 @@ def _add_rows(x: np.ndarray, rows: int, out: np.ndarray) -> None:  # pragma: no 
             out[i] = sums[i]
 
 
-@_compiled((FLOATS, types.Array(types.int64, 2, "C", readonly=True), RESULT))
+@_compiled((FLOATS, STEPS, RESULT))
 def fold(x: np.ndarray, steps: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover - compiled
     """Sums of rows of ``x``, or of sums made before, in steps ``(again, start, rows, target, n)``.
 
@@ -152,16 +170,57 @@ def fold(x: np.ndarray, steps: np.ndarray, out: np.ndarray) -> None:  # pragma: 
             _add_rows(x[start : start + rows * n], rows, out[target : target + n])
 
 
-@_compiled((FLOATS, FLOATS, types.float64, types.float64))
+@_compiled((FLOATS, FLOATS, INTEGERS, types.float64, FLOATS, COUNTS, ERRORS))
 def tally(
-    estimates: np.ndarray, variances: np.ndarray, truth: float, limit: float
-) -> tuple[int, int]:  # pragma: no cover - compiled
-    """Count the negative estimates, and those whose squared error is within ``limit`` times
-    their variance.
+    estimates: np.ndarray,
+    variances: np.ndarray,
+    ends: np.ndarray,
+    truth: float,
+    limits: np.ndarray,
+    counts: np.ndarray,
+    errors: np.ndarray,
+) -> None:  # pragma: no cover - compiled
+    """Add batches to the counts of their sizes, as :func:`klbench.metrics.loops.tally` does."""
+    start = 0
+    for j in range(ends.size):
+        negative, covered = 0, 0
+        for i in range(start, ends[j]):
+            error = estimates[i] - truth
+            negative += estimates[i] < 0.0
+            covered += error * error <= limits[j] * variances[i]
+        first = start - counts[j, 0]
+        for i in range(start, min(ends[j], first + errors.shape[1])):
+            errors[j, i - first] = estimates[i] - truth
+        counts[j, 0] += ends[j] - start
+        counts[j, 1] += negative
+        counts[j, 2] += covered
+        start = ends[j]
+
+
+@_compiled((FLOATS, types.float64, STEPS, FLOATS, INTEGERS, types.float64, FLOATS, COUNTS, ERRORS))
+def tally_means(
+    terms: np.ndarray,
+    center: float,
+    steps: np.ndarray,
+    size: np.ndarray,
+    ends: np.ndarray,
+    truth: float,
+    limits: np.ndarray,
+    counts: np.ndarray,
+    errors: np.ndarray,
+) -> None:  # pragma: no cover - compiled
+    """Form the means of batches and add them to the counts, as
+    :func:`klbench.metrics.loops.tally_means` does.
     """
-    negative, covered = 0, 0
-    for i in range(estimates.size):
-        error = estimates[i] - truth
-        negative += estimates[i] < 0.0
-        covered += error * error <= limit * variances[i]
-    return negative, covered
+    centered, squared = np.empty(terms.size), np.empty(terms.size)
+    for i in range(terms.size):
+        v = terms[i] - center
+        centered[i], squared[i] = v, v * v
+    means, variances = np.empty(size.size), np.empty(size.size)
+    fold(centered, steps, means)
+    fold(squared, steps, variances)
+    for i in range(size.size):
+        mean = means[i] / size[i]
+        variances[i] = (variances[i] - means[i] * mean) / (size[i] * (size[i] - 1.0))
+        means[i] = mean + center
+    tally(means, variances, ends, truth, limits, counts, errors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -128,18 +128,46 @@ def replaced(value: Array, where: Array, function: Callable[[Array], Array], x: 
     return xp.where(where, function(xp.where(where, x, xp.ones_like(x))), value)
 
 
+def either(
+    where: Array, function: Callable[[Array], Array], otherwise: Callable[[Array], Array], x: Array
+) -> Array:
+    """``function(x)`` where ``where`` holds, ``otherwise(x)`` elsewhere.
+
+    Each sees nothing of the other's ``x``; 0 and 1 stand in for it.
+    """
+    xp = namespace(x)
+    if isinstance(x, np.ndarray) and x.ndim:
+        result, rest = np.empty_like(x), ~where
+        result[where], result[rest] = function(x[where]), otherwise(x[rest])
+        return result
+    near, far = xp.where(where, x, xp.zeros_like(x)), xp.where(where, xp.ones_like(x), x)
+    return xp.where(where, function(near), otherwise(far))
+
+
 def overflow(x: Array) -> float:
     """The largest exponent whose exponential the dtype of ``x`` holds."""
     return math.log(float(namespace(x).finfo(x.dtype).max))
 
 
+def polynomial(coefficients: Sequence[float], x: Array) -> Array:
+    """The polynomial with two coefficients or more, highest power first, by Horner's rule."""
+    if type(x) is np.ndarray and x.dtype == np.float64 and x.size >= WORTH_COMPILING:
+        from klbench import compiled
+
+        flat = x.ravel()
+        out = np.empty_like(flat)
+        compiled.polynomial(np.array(coefficients), flat, out)
+        return out.reshape(x.shape)
+    first, second, *rest = coefficients
+    total = x * first + second
+    for coefficient in rest:
+        total = total * x + coefficient
+    return total
+
+
 def _series(x: Array, bits: int) -> Array:
     """``exp(x) - 1 - x`` for ``|x|`` below the switch."""
-    first, *rest = _COEFFICIENTS[bits]
-    total = x * first
-    for coefficient in rest[:-1]:
-        total = (total + coefficient) * x
-    return (total + rest[-1]) * x * x
+    return polynomial(_COEFFICIENTS[bits], x) * x * x
 
 
 def _compiled_expm1_and_gap(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

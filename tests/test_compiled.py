@@ -151,11 +151,14 @@ def test_the_tally_is_numpy_s() -> None:
     estimates, variances = stream.normal(0.3, 1.0, 1001), stream.uniform(0.0, 2.0, 1001)
     estimates[:3], variances[3:5] = np.nan, np.nan
     covered = np.count_nonzero((estimates - 0.3) ** 2 <= 3.8 * variances)
-    assert compiled.tally(estimates, variances, 0.3, 3.8) == (
-        np.count_nonzero(estimates < 0.0),
-        covered,
-    )
-    assert compiled.tally(estimates, variances, np.nan, 3.8)[1] == 0
+    negative = np.count_nonzero(estimates < 0.0)
+    for truth, found in ((0.3, covered), (np.nan, 0)):
+        counts, errors = np.zeros((1, 3), dtype=np.int64), np.empty((1, 7))
+        for times in (1, 2):
+            ends, limits = np.array([1001]), np.array([3.8])
+            compiled.tally(estimates, variances, ends, truth, limits, counts, errors)
+            assert counts.tolist() == [[1001 * times, negative * times, found * times]]
+            np.testing.assert_array_equal(errors[0], estimates[:7] - truth)
 
 
 def test_code_that_can_be_kept_nowhere_is_compiled_all_the_same() -> None:

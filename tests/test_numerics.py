@@ -158,3 +158,13 @@ def test_the_formulas_as_written_lose_most_places_on_these_points(naive, worst_u
         np.mean(np.exp(tiny) - 1 - tiny < 0) > 0.2
     )  # a term that is never negative comes out negative
     assert (expm1_and_gap(tiny)[1] > 0).all()
+
+
+@pytest.mark.parametrize("shape", [(2 * numerics.WORTH_COMPILING + 3,), (70, 70)])
+def test_polynomials_of_long_arrays_have_the_bits_of_short_ones(shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).normal(size=shape)
+    coefficients = [0.3, -1.7, 1.0 / 3.0, 0.1]
+    pieces = np.array_split(x.ravel(), 9)
+    expected = np.concatenate([numerics.polynomial(coefficients, piece) for piece in pieces])
+    np.testing.assert_array_equal(numerics.polynomial(coefficients, x).ravel(), expected)
+    np.testing.assert_allclose(expected, np.polyval(coefficients, x.ravel()), rtol=1e-12)

@@ -6,10 +6,19 @@ Each is a function of the log-ratio without cancellation.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 
-from klbench.numerics import expm1_and_gap, namespace, overflow, replaced, times_exp
+from klbench.numerics import (
+    either,
+    expm1_and_gap,
+    namespace,
+    overflow,
+    polynomial,
+    replaced,
+    times_exp,
+)
 from klbench.types import Array, Draws
 
 
@@ -41,6 +50,9 @@ CERTAIN = 45.0
 """The log-ratio from which ``1 / r``, and ``log r`` beside r, are less than rounding."""
 
 
+JS_SERIES = [1.0 / (2 * k * (2 * k - 1)) for k in range(24, 0, -1)]
+
+
 def js(draws: Draws) -> Array:
     """``(r log r - (1 + r) log((1 + r)/2)) / 2``."""
     # With h = |l|/2 and u = tanh h: (1 + r)/2 * ((1+u) log(1+u) + (1-u) log(1-u))/2, and the
@@ -51,16 +63,17 @@ def js(draws: Draws) -> Array:
     certain = log_ratio > CERTAIN
     inside = xp.where(certain, xp.zeros_like(log_ratio), log_ratio)
     half = xp.abs(inside) / 2.0
-    small = half < 0.5
-    u = xp.tanh(xp.where(small, half, xp.zeros_like(half)))
-    squared = u * u
-    total = xp.zeros_like(u)
-    for k in range(24, 0, -1):
-        total = (total + 1.0 / (2 * k * (2 * k - 1))) * squared
-    far = xp.where(small, xp.ones_like(half), half)
-    t = xp.exp(-2.0 * far)
-    bracket = xp.where(small, total, math.log(2.0) - xp.log1p(t) - 2.0 * far * t / (1.0 + t))
-    result = (0.5 + 0.5 * xp.exp(inside)) * bracket
+
+    def near(half: Array) -> Array:
+        u = xp.tanh(half)
+        squared = u * u
+        return polynomial(JS_SERIES, squared) * squared
+
+    def far(half: Array) -> Array:
+        t = xp.exp(-2.0 * half)
+        return math.log(2.0) - xp.log1p(t) - 2.0 * half * t / (1.0 + t)
+
+    result = (0.5 + 0.5 * xp.exp(inside)) * either(half < 0.5, near, far, half)
     return replaced(result, certain, lambda x: times_exp(0.5 * math.log(2.0), x), log_ratio)
 
 
@@ -84,30 +97,35 @@ def alpha_family(draws: Draws, alpha: float) -> Array:
     xp = namespace(log_ratio)
     size = log_ratio * max(1.0, abs(alpha))
     small = xp.abs(size) < 1.0
-    near = xp.where(small, log_ratio, xp.zeros_like(log_ratio))
-    total = xp.zeros_like(near)
-    for k in range(20, 1, -1):
-        total = total * near + sum(alpha**j for j in range(k - 1)) / math.factorial(k)
     outer = xp.abs(size) > OUTER if alpha < 0.0 else size > OUTER
-    far = xp.where(small | outer, xp.ones_like(log_ratio), log_ratio)
-    r = xp.exp(far)
-    if 0.0 < alpha < 1.0:
-        power = xp.exp(
-            alpha * far
-        )  # never the largest term, and with a gradient where r underflows
-    elif alpha > 0.0:
-        power = (
-            r**alpha
-        )  # not exp(alpha * far): the rounding of that product would be magnified by its size
-    else:
-        power = xp.exp(-far) ** -alpha  # of 1/r, lest its gradient overflow before its value does
-    gap = (power - 1.0 - alpha * (r - 1.0)) / (alpha * (alpha - 1.0))
+
+    def near(x: Array) -> Array:
+        return polynomial(_alpha_series(alpha), x) * x * x
+
+    def far(x: Array) -> Array:
+        r = xp.exp(x)
+        if 0.0 < alpha < 1.0:
+            power = xp.exp(
+                alpha * x
+            )  # never the largest term, and with a gradient where r underflows
+        elif alpha > 0.0:
+            power = (
+                r**alpha
+            )  # not exp(alpha * x): the rounding of that product would be magnified by its size
+        else:
+            power = xp.exp(-x) ** -alpha  # of 1/r, lest its gradient overflow before its value does
+        return (power - 1.0 - alpha * (r - 1.0)) / (alpha * (alpha - 1.0))
+
+    inside = xp.where(outer, xp.ones_like(log_ratio), log_ratio)
     return replaced(
-        xp.where(small, total * near * near, gap),
-        outer,
-        lambda x: _alpha_outer(x, alpha),
-        log_ratio,
+        either(small, near, far, inside), outer, lambda x: _alpha_outer(x, alpha), log_ratio
     )
+
+
+@cache
+def _alpha_series(alpha: float) -> list[float]:
+    """The coefficients of ``l^k``, k from 20 down to 2."""
+    return [sum(alpha**j for j in range(k - 1)) / math.factorial(k) for k in range(20, 1, -1)]
 
 
 OUTER = 8.0

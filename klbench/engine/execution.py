@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shlex
 import socket
@@ -110,6 +111,7 @@ def execute(
                 group,
             ) as context,
         ):
+            gc.freeze()  # nothing that is loaded is ever garbage: no need to look again
             tables = dict(settings.study.run(settings.options, context))
         if context.interrupted and not tables:
             raise KeyboardInterrupt
@@ -118,6 +120,7 @@ def execute(
         status = "interrupted" if context.interrupted else "done"
         seconds = {"study": round(studied - started, 3)}
         outcome = {"status": status, "finished": now(), "seconds": seconds}
+        gc.freeze()
         try:
             report.render(folder.path, outcome)
         # no mistake of the user's any more: the tables stand, and are not to be discarded

@@ -17,7 +17,8 @@ from klbench.types import Array, Claims, Clamp, ConfigError, Draws, Estimator
 
 
 def _clip(x: Array, low: float | None, high: float | None) -> Array:
-    return namespace(x).clip(x, low, high)
+    # NumPy's own is several times as fast as that of the standard
+    return (np if type(x) is np.ndarray else namespace(x)).clip(x, low, high)
 
 
 def k3_clamped(draws: Draws, *, limit: float) -> Array:

@@ -5,8 +5,11 @@ Means and variances of every estimator, and counts over batches of each size.
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
@@ -34,7 +37,7 @@ class Plan:
     truths: tuple[float, ...]
     batches: tuple[int, ...]
 
-    @property
+    @cached_property
     def columns(self) -> list[tuple[int, int]]:
         """The columns of the panel vectors: ``(estimator, batch)``.
 
@@ -53,8 +56,8 @@ class Plan:
 class Counts:
     """Counts over batches, one entry an estimator and a batch size, ``(e, b)``; additive.
 
-    ``errors`` keeps the first batch errors of each kind for their distribution, ``(e, b, kept)``,
-    NaN beyond what there is.
+    ``tested`` are those that have an interval, which may have ``covered`` a known truth. ``errors``
+    keeps the first batch errors of each kind for their distribution.
     """
 
     batches: np.ndarray
@@ -62,15 +65,7 @@ class Counts:
     covered: np.ndarray
     tested: np.ndarray
     nonfinite: np.ndarray
-    errors: list[list[np.ndarray]] = field(default_factory=list)
-
-    @classmethod
-    def empty(cls, plan: Plan) -> Counts:
-        """Return the counts of no batches."""
-        shape = len(plan.estimators), len(plan.batches)
-        batches, negative, covered, tested = (np.zeros(shape, dtype=np.int64) for _ in range(4))
-        errors = [[np.empty(0)] * shape[1] for _ in range(shape[0])]
-        return cls(batches, negative, covered, tested, np.zeros(shape[0], dtype=np.int64), errors)
+    errors: list[list[np.ndarray]]
 
     def merge(self, later: Counts, keep: int) -> Counts:
         """Return the counts of both, with the first ``keep`` errors of each kind."""
@@ -81,18 +76,13 @@ class Counts:
             self.tested + later.tested,
             self.nonfinite + later.nonfinite,
             [
-                [_first(a, b, keep) for a, b in zip(*rows, strict=True)]
+                [
+                    np.concatenate([a, b[: keep - a.size]]) if b.size and a.size < keep else a
+                    for a, b in zip(*rows, strict=True)
+                ]
                 for rows in zip(self.errors, later.errors, strict=True)
             ],
         )
-
-
-def _first(kept: np.ndarray, more: np.ndarray, limit: int) -> np.ndarray:
-    return (
-        np.concatenate([kept, more[: limit - kept.size]])
-        if more.size and kept.size < limit
-        else kept
-    )
 
 
 def _mean_and_variance(terms: np.ndarray) -> tuple[float, float]:
@@ -112,23 +102,23 @@ def _mean_and_variance(terms: np.ndarray) -> tuple[float, float]:
     return mean, scatter / (n - 1) if n > 1 else np.nan
 
 
-def _t_squared(sizes: Sequence[int]) -> list[float]:
-    return [float(stdtrit(n - 1, 0.975) ** 2) if n > 1 else np.nan for n in sizes]
-
-
 class PanelMeter:
     """Measures panels of draws according to a plan.
 
     Parameters
     ----------
     keep
-        How many batch errors to keep of each kind.
+        How many batch errors to keep of each kind, at all sizes or at each.
     """
 
-    def __init__(self, plan: Plan, keep: int) -> None:
-        self._plan, self._keep = plan, keep
-        self._t_squared = _t_squared(plan.batches)
-        self.counts = Counts.empty(plan)
+    def __init__(self, plan: Plan, keep: int | Sequence[int]) -> None:
+        self._plan, self._keep = plan, np.broadcast_to(keep, len(plan.batches))
+        sizes, shape = np.array(plan.batches), (len(plan.estimators), len(plan.batches))
+        # one sample has no interval
+        self._limits = np.where(sizes > 1, stdtrit(np.maximum(sizes - 1, 1), 0.975) ** 2, np.nan)
+        self._counts = np.zeros((*shape, 3), dtype=np.int64)
+        self._errors = np.empty((*shape, self._keep.max()))
+        self._nonfinite = np.zeros(shape[0], dtype=np.int64)
         self._vectors: list[np.ndarray] = []
         self._weights: list[int] = []
 
@@ -150,7 +140,7 @@ class PanelMeter:
                     _, mean, variance = seen[id(terms)]
                     vector.append((mean, variance))
                     if not np.isfinite(mean):
-                        self.counts.nonfinite[i] += np.count_nonzero(~np.isfinite(terms))
+                        self._nonfinite[i] += np.count_nonzero(~np.isfinite(terms))
                     if diagnose:
                         self._diagnose(i, terms, mean)
                 else:
@@ -165,37 +155,36 @@ class PanelMeter:
         """
         return np.array(self._vectors), np.array(self._weights, dtype=float)
 
-    def _tally(self, i: int, j: int, estimates: np.ndarray, variances: np.ndarray | None) -> None:
-        """Count batches of the j-th size; those of one sample have no variance and no interval."""
-        counts, truth = self.counts, self._plan.truths[i]
-        counts.batches[i, j] += estimates.size
-        if counts.errors[i][j].size < self._keep:
-            counts.errors[i][j] = _first(
-                counts.errors[i][j], estimates[: self._keep] - truth, self._keep
-            )
-        if variances is None:
-            counts.negative[i, j] += np.count_nonzero(estimates < 0.0)
-            return
-        negative, covered = loops.tally(estimates, variances, truth, self._t_squared[j])
-        counts.negative[i, j] += negative
-        if not np.isnan(truth):
-            counts.covered[i, j] += covered
-            counts.tested[i, j] += estimates.size
+    @property
+    def counts(self) -> Counts:
+        """The counts over all batches so far."""
+        batches, negative, covered = self._counts.transpose(2, 0, 1).copy()
+        truthless = np.isnan(self._plan.truths)[:, None]
+        return Counts(
+            batches,
+            negative,
+            covered,
+            np.where(truthless | np.isnan(self._limits), 0, batches),
+            self._nonfinite,
+            [
+                [kept[:n].copy() for kept, n in zip(*rows, strict=True)]
+                for rows in zip(self._errors, np.minimum(batches, self._keep), strict=True)
+            ],
+        )
+
+    def _kept(self, i: int, first: int) -> tuple[Any, ...]:
+        """The truth of an estimator; limits, counts and errors of its batches from a size on."""
+        rows = i, slice(first, None)
+        return self._plan.truths[i], self._limits[first:], self._counts[rows], self._errors[rows]
 
     def _diagnose(self, i: int, terms: np.ndarray, mean: float) -> None:
-        center = mean if np.isfinite(mean) else 0.0
-        sizes = self._plan.batches
+        sizes, first = self._plan.batches, 0
         if sizes[0] == 1:
-            self._tally(i, 0, terms, None)
-        first = int(sizes[0] == 1)
-        layout = folds(terms.size, tuple(n for n in sizes[first:] if n <= terms.size))
-        centered = terms - center
-        total, squares = layout.sums((centered, centered * centered))[:, 0]
-        means = total / layout.size
-        variances = (squares - total * means) / (layout.size * (layout.size - 1.0))
-        means += center
-        for j, part in enumerate(layout.parts, first):
-            self._tally(i, j, means[part], variances[part])
+            first = 1
+            loops.tally(terms, terms, np.array([terms.size]), *self._kept(i, 0))
+        layout = folds(terms.size, sizes[first : bisect(sizes, terms.size)])
+        center = mean if np.isfinite(mean) else 0.0
+        layout.tally_means(terms, center, *self._kept(i, first))
 
     def _batchwise(self, i: int, draws: Draws, diagnose: bool) -> list[tuple[float, float]]:
         form = self._plan.estimators[i].batch
@@ -205,14 +194,15 @@ class PanelMeter:
         layout = folds(samples, tuple(n for n in sizes if 2 * n <= samples), form.folds)
         sums = layout.sums(form.features(draws) + (form.spread_features(draws) if diagnose else ()))
         estimates = form.estimate(sums, layout.size)
-        variances = form.variance(sums, layout.size) if diagnose else None
+        if diagnose:
+            variances = form.variance(sums, layout.size)
+            first = len(self._plan.batches) - len(sizes)
+            loops.tally(estimates, variances, layout.ends, *self._kept(i, first))
         result = []
-        for j, part in enumerate(layout.parts, len(self._plan.batches) - len(sizes)):
+        for part in layout.parts:
             values = estimates[part]
             mean, variance = _mean_and_variance(values)
             result.append((mean, variance))
             if not np.isfinite(mean):
-                self.counts.nonfinite[i] += np.count_nonzero(~np.isfinite(values))
-            if variances is not None:
-                self._tally(i, j, values, variances[part] if self._plan.batches[j] > 1 else None)
+                self._nonfinite[i] += np.count_nonzero(~np.isfinite(values))
         return result + [(np.nan, np.nan)] * (len(sizes) - len(result))

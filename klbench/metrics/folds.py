@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,8 @@ class Folds:
     ----------
     parts
         Where the batches of each size stand.
+    ends
+        Where those of each size end.
     size
         The size of each batch, ``(batches,)``.
     """
@@ -39,6 +42,7 @@ class Folds:
     def __init__(self, samples: int, sizes: Sequence[int], folds: int) -> None:
         counts = [samples // n for n in sizes]
         ends = list(accumulate(counts))
+        self.ends = np.array(ends, dtype=np.int64)
         self.parts = [slice(end - count, end) for count, end in zip(counts, ends, strict=True)]
         self.size = np.repeat(np.array(sizes, dtype=float), counts)
         total = self.size.size
@@ -66,6 +70,10 @@ class Folds:
         for x, row in zip(values, result.reshape(len(values), -1), strict=True):
             loops.fold(np.ascontiguousarray(x), self._steps, row)
         return result
+
+    def tally_means(self, terms: np.ndarray, center: float, *kept: Any) -> None:
+        """Form the means of all batches of ``terms``, of one fold, and :func:`loops.tally` them."""
+        loops.tally_means(terms, center, self._steps, self.size, self.ends, *kept)
 
 
 @lru_cache(maxsize=8)

@@ -5,17 +5,31 @@ Numba takes longer to load than a short run takes in all.
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import count, pairwise
 from types import ModuleType
 
 import numpy as np
 
 from klbench.numerics import WORTH_COMPILING
 
+MANY = 10_000
+"""Calls on short arrays that take as long as Numba takes to load."""
+_short = count()
 
+
+@cache
 def _compiled() -> ModuleType:
     from klbench import compiled
 
     return compiled
+
+
+def _worth_compiling(x: np.ndarray) -> bool:
+    """Tell where an array is long, or many short ones went before: for what has the same bits in
+    both ways.
+    """
+    return x.size >= WORTH_COMPILING or next(_short) >= MANY
 
 
 def sums(x: np.ndarray, center: float) -> tuple[float, float]:
@@ -33,7 +47,7 @@ def fold(x: np.ndarray, steps: np.ndarray, out: np.ndarray) -> None:
 
     To the same bits in both ways.
     """
-    if x.size >= WORTH_COMPILING:
+    if _worth_compiling(x):
         _compiled().fold(x, steps, out)
         return
     for again, start, rows, target, n in steps.tolist():
@@ -57,15 +71,57 @@ def _add_rows(x: np.ndarray, out: np.ndarray) -> None:
 
 
 def tally(
-    estimates: np.ndarray, variances: np.ndarray, truth: float, limit: float
-) -> tuple[int, int]:
-    """Count the negative estimates, and those whose squared error is within ``limit`` times
-    their variance.
+    estimates: np.ndarray,
+    variances: np.ndarray,
+    ends: np.ndarray,
+    truth: float,
+    limits: np.ndarray,
+    counts: np.ndarray,
+    errors: np.ndarray,
+) -> None:
+    """Add batches to the counts of their sizes, one row a size.
+
+    A row of ``counts`` holds all batches, those with a negative estimate, and those whose squared
+    error is within ``limits`` times their variance; a row of ``errors`` the first errors. The
+    batches of each size stand side by side, up to its entry of ``ends``.
     """
-    if estimates.size >= WORTH_COMPILING:
-        negative, covered = _compiled().tally(estimates, variances, truth, limit)
-        return int(negative), int(covered)
+    if _worth_compiling(estimates):
+        _compiled().tally(estimates, variances, ends, truth, limits, counts, errors)
+        return
     with np.errstate(all="ignore"):
         error = estimates - truth
-        covered = np.count_nonzero(error * error <= limit * variances)
-    return int(np.count_nonzero(estimates < 0.0)), int(covered)
+        for j, (start, end) in enumerate(pairwise((0, *ends.tolist()))):
+            part, kept = slice(start, end), int(counts[j, 0])
+            more = error[part][: max(0, errors.shape[1] - kept)]
+            errors[j, kept : kept + more.size] = more
+            covered = error[part] * error[part] <= limits[j] * variances[part]
+            counts[j] += end - start, (estimates[part] < 0.0).sum(), covered.sum()
+
+
+def tally_means(
+    terms: np.ndarray,
+    center: float,
+    steps: np.ndarray,
+    size: np.ndarray,
+    ends: np.ndarray,
+    truth: float,
+    limits: np.ndarray,
+    counts: np.ndarray,
+    errors: np.ndarray,
+) -> None:
+    """Form the means of batches of terms, folded by ``steps``, and their squared standard errors,
+    and :func:`tally` them.
+
+    Sums are of the terms' distances from ``center``.
+    """
+    if _worth_compiling(terms):
+        _compiled().tally_means(terms, center, steps, size, ends, truth, limits, counts, errors)
+        return
+    with np.errstate(all="ignore"):
+        centered = terms - center
+        total, squares = np.empty_like(size), np.empty_like(size)
+        fold(centered, steps, total)
+        fold(centered * centered, steps, squares)
+        means = total / size
+        variances = (squares - total * means) / (size * (size - 1.0))
+    tally(means + center, variances, ends, truth, limits, counts, errors)

@@ -35,14 +35,16 @@ def formula(tex: str) -> Markup:
             path = TextPath(
                 (0, 0), f"${_mathtext(tex)}$", size=SIZE, prop=FontProperties(size=SIZE)
             )
+        # that of its curves, since glyphs have points at their ends
+        points = path.vertices[path.codes != path.CLOSEPOLY]
+        (left, low), (right, high) = points.min(axis=0), points.max(axis=0)
     except ValueError:
         return Markup("<code>{}</code>").format(tex)
-    box = path.get_extents()
-    width, height = box.width + 2, box.height + 2
+    width, height = right - left + 2, high - low + 2
     return Markup(
-        f'<svg class="formula" role="img" aria-label="{escape(tex)}" viewBox="{box.x0 - 1:.1f}'
-        f' {-box.y1 - 1:.1f} {width:.1f} {height:.1f}"'
+        f'<svg class="formula" role="img" aria-label="{escape(tex)}" viewBox="{left - 1:.1f}'
+        f' {-high - 1:.1f} {width:.1f} {height:.1f}"'
         f' style="width:{width / SIZE:.2f}em;height:{height / SIZE:.2f}em;'
-        f'vertical-align:{(box.y0 - 1) / SIZE:.2f}em"><path'
+        f'vertical-align:{(low - 1) / SIZE:.2f}em"><path'
         f' d="{path_data(path)}" fill="currentColor"/></svg>'
     )

@@ -31,13 +31,26 @@ def test_folds_have_the_bits_of_compiled_ones(sizes, samples: int, folds: int) -
     np.testing.assert_array_equal(layout.sums([x])[0], expected)
 
 
-def test_counts_are_those_of_compiled_loops() -> None:
+@pytest.mark.parametrize("truth", [0.5, np.nan])
+@pytest.mark.parametrize("keep", [0, 50, 5000])
+def test_counts_and_kept_errors_are_those_of_compiled_loops(truth: float, keep: int) -> None:
     stream = np.random.default_rng(0)
-    estimates, variances = stream.normal(0.3, 1.0, 4000), stream.exponential(size=4000)
-    variances[::7] = np.nan
-    for truth, limit in ((0.5, 1.0), (np.nan, 1.0), (0.5, np.nan)):
-        expected = compiled.tally(estimates, variances, truth, limit)
-        assert loops.tally(estimates, variances, truth, limit) == expected
+    layout = Folds(4000, (2, 8, 100, 1000), 1)
+    limits = np.array([1.0, np.nan, 0.3, 4.0])
+    ways = [
+        (np.zeros((4, 3), dtype=np.int64), np.full((4, keep), -7.0), module)
+        for module in (loops, compiled)
+    ]
+    for _ in range(3):
+        terms = stream.normal(0.3, 1.0, 4000)
+        estimates, variances = stream.normal(size=(2, layout.size.size))
+        for counts, errors, module in ways:
+            kept = truth, limits, counts, errors
+            module.tally_means(terms, 0.2, layout._steps, layout.size, layout.ends, *kept)
+            module.tally(estimates, variances, layout.ends, *kept)
+    (counts, errors, _), (expected, expected_errors, _) = ways
+    np.testing.assert_array_equal(counts, expected)
+    np.testing.assert_array_equal(errors, expected_errors)
 
 
 def test_long_arrays_take_the_compiled_way(monkeypatch) -> None:

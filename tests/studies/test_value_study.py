@@ -3,8 +3,10 @@
 What is skipped or flagged, what stays small, and what is not lost to rounding.
 """
 
+import functools
 import math
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -204,6 +206,25 @@ def test_a_small_spread_about_a_large_mean_is_kept(mean: float) -> None:
     )
 
 
+def test_shards_send_the_errors_that_those_before_have_no_room_for(monkeypatch) -> None:
+    plan = Plan((estimators.get("k1"),), (SHIFT.truth("kl_qp").value,), (1, 16, 1024))
+
+    def shards() -> list[Any]:
+        arguments = SHIFT, plan, 0, "errors", 2**16, 2**16
+        return [value_run.measure_shard(*arguments, shard) for shard in range(4)]
+
+    some = shards()
+    monkeypatch.setattr(value_run, "PanelMeter", lambda plan, keep: PanelMeter(plan, 4096))
+    all_of_them = shards()
+    for j, sent in enumerate(([4096, 0, 0, 0], [256] * 4, [4] * 4)):
+        assert [each.counts.errors[0][j].size for each in some] == sent
+        merged, whole = (
+            functools.reduce(value_run.Found.merge, found).counts.errors[0][j]
+            for found in (some, all_of_them)
+        )
+        np.testing.assert_array_equal(merged, whole)
+
+
 def test_batch_means_are_of_disjoint_batches_that_use_every_sample() -> None:
     plan = Plan((shifted("x"),), (0.0,), (1, 3, 4, 12, 64))
     meter = PanelMeter(plan, keep=10_000)
@@ -280,10 +301,15 @@ def test_two_estimators_that_are_one_have_a_difference_without_error() -> None:
     covariance = np.array([[1.0, 1.0 + 2e-16], [1.0 + 2e-16, 1.0]])
     contrast = np.array([1.0, -1.0])
     assert contrast @ covariance @ contrast < 0.0
-    assert tables._standard_error(contrast, covariance) == 0.0
-    assert np.isnan(
-        tables._standard_error(contrast, np.array([[1.0, 2.0], [2.0, 1.0]]))
-    )  # that is no rounding
+
+    def standard_error(among: np.ndarray) -> float:
+        """That of the contrast, beside a column that it leaves out and that has no variance."""
+        whole = np.pad(among, (0, 1), constant_values=np.nan)
+        found = tables._standard_errors(np.array([[*contrast, 0.0]]), np.array([[0, 1, 2]]), whole)
+        return float(found[0])
+
+    assert standard_error(covariance) == 0.0
+    assert np.isnan(standard_error(np.array([[1.0, 2.0], [2.0, 1.0]])))  # that is no rounding
 
 
 def test_intervals_from_few_samples_are_said_to_be_too_narrow() -> None:

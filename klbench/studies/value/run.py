@@ -170,7 +170,10 @@ def measure_shard(
     generator = streams.generator(seed, "value", stream, shard)
     largest = plan.batches[-1]
     panel, per_shard, _ = panel_sizes(samples, largest)
-    meter = PanelMeter(plan, KEPT_ERRORS if shard < KEEPING_SHARDS else 0)
+    # what the shards before keep is not sent again
+    kept = (shard * per_shard * (panel // n) for n in plan.batches)
+    keep = [max(0, KEPT_ERRORS - n) if shard < KEEPING_SHARDS else 0 for n in kept]
+    meter = PanelMeter(plan, keep)
     first: list[Draws] = []
     _prepare()
     with one_thread(torch=False):

@@ -82,7 +82,7 @@ class Data(RunTables):
     @cached_property
     def target(self) -> str:
         """The divergence whose estimators are ranked."""
-        return next(iter(column_of(self.rows(RANGES), "target")), MAIN_TARGET)
+        return next(iter(column_of(self.all_ranges, "target")), MAIN_TARGET)
 
     @cached_property
     def batches(self) -> list[int]:
@@ -141,9 +141,11 @@ class Data(RunTables):
         """Return the different positive divergences of pairs, rising."""
         return sorted({self.kl(pair) for pair in pairs if self.kl(pair) > 0})
 
+    all_ranges = stored(RANGES)
+
     def ranges(self, among: str, batch: int) -> Rows:
         """Return the ranges of KL with their winners, of the series with samples of q."""
-        rows = (row | {"series": self.series_of(row)} for row in self.rows(RANGES))
+        rows = (row | {"series": self.series_of(row)} for row in self.all_ranges)
         return [
             row
             for row in rows

@@ -58,7 +58,7 @@ def ranges(data: Data) -> list[Block]:
     """
     rows = [
         row | {"series": data.series_of(row)}
-        for row in data.rows(RANGES)
+        for row in data.all_ranges
         if row["batch"] in data.shown_batches
     ]
     shown = (

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -110,23 +112,29 @@ def _rmse(bias: float, variance: float) -> float:
     return math.sqrt(bias * bias + variance)
 
 
-def _gradient(size: int, at: _Column, bias: float, variance: float, rmse: float) -> np.ndarray:
-    """Return the gradient of the root-mean-square error with respect to the panel means and
-    variances.
+def _gradient(per: int, bias: float, variance: float) -> tuple[float, float]:
+    """Return the gradient of the root-mean-square error with respect to the panel mean and
+    variance.
     """
-    gradient = np.zeros(size)
-    if rmse > 0.0:
-        gradient[at.mean], gradient[at.variance] = bias / rmse, 0.5 / (at.per * rmse)
-    return gradient
+    rmse = _rmse(bias, variance)
+    return (bias / rmse, 0.5 / (per * rmse)) if rmse > 0.0 else (0.0, 0.0)
 
 
-def _standard_error(gradient: np.ndarray, covariance: np.ndarray) -> float:
-    used = np.flatnonzero(gradient)  # a column that is not finite spoils only what depends on it
-    variance = float(gradient[used] @ covariance[np.ix_(used, used)] @ gradient[used])
+def _standard_errors(
+    gradients: np.ndarray, columns: np.ndarray, covariance: np.ndarray
+) -> np.ndarray:
+    """Return the standard error of each row of ``gradients``, by the few columns of the panel
+    vectors that it is about.
+    """
+    used = gradients != 0.0  # a column that is not finite spoils only what depends on it
+    among = covariance[columns[:, :, None], columns[:, None, :]]
+    among = np.where(used[:, :, None] & used[:, None, :], among, 0.0)
+    variances = (gradients[:, None, :] @ among @ gradients[:, :, None])[:, 0, 0]
     # Two estimators that are one here differ by nothing, and the last places of their covariances
     # decide the sign of that.
-    rounding = 1e-12 * float(gradient[used] ** 2 @ covariance[used, used])
-    return math.sqrt(max(variance, 0.0)) if variance >= -rounding else NAN
+    rounding = 1e-12 * (gradients**2 * np.diagonal(among, axis1=1, axis2=2)).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return np.where(variances >= -rounding, np.sqrt(np.maximum(variances, 0.0)), NAN)
 
 
 def _status(measured: Measured, i: int, khat: float, std_z: float) -> str:
@@ -205,8 +213,12 @@ def _row(measured: Measured, i: int, j: int, samples: int, covariance: np.ndarra
         "std": std,
         "std_se": std_se,
         "rmse": rmse,
-        "rmse_se": _standard_error(
-            _gradient(len(mean_vector), at, bias, variance, rmse), covariance
+        "rmse_se": float(
+            _standard_errors(
+                np.array([_gradient(at.per, bias, variance)]),
+                np.array([(at.mean, at.variance)]),
+                covariance,
+            )[0]
         ),
         "rel_bias": bias / truth.value if truth.value else NAN,
         "rel_bias_se": bias_se / truth.value if truth.value else NAN,
@@ -256,56 +268,45 @@ def values(results: Sequence[Measured], chosen: Sequence[Estimator], samples: in
     return VALUES.frame(rows)
 
 
-def _compare(
-    measured: Measured, first: int, second: int, batch: int, covariance: np.ndarray
-) -> dict[str, float] | None:
-    """Return the differences between two estimators at a batch size.
-
-    None if one of them was not measured there.
-    """
-    mean_vector = measured.moments.mean
-    truth = measured.exact.truths[measured.plan.estimators[first].target]
-    at, to = _locate(measured, first, batch), _locate(measured, second, batch)
-    if truth is None or at is None or to is None:
-        return None
-    sides = [
-        (m, float(mean_vector[m.mean]) - truth.value, float(mean_vector[m.variance]) / m.per)
-        for m in (at, to)
-    ]
-    rmses = [_rmse(bias, variance) for _, bias, variance in sides]
-    slopes = [
-        _gradient(len(mean_vector), *side, rmse) for side, rmse in zip(sides, rmses, strict=True)
-    ]
-    contrast = np.zeros(len(mean_vector))
-    contrast[at.mean], contrast[to.mean] = 1.0, -1.0
-    return {
-        "mean_difference": sides[0][1] - sides[1][1],
-        "mean_difference_se": _standard_error(contrast, covariance),
-        "rmse_difference": rmses[0] - rmses[1],
-        "rmse_difference_se": _standard_error(slopes[0] - slopes[1], covariance),
-    }
-
-
 def differences(results: Sequence[Measured]) -> pd.DataFrame:
     """Compare every two estimators of one target on the same draws.
 
     Differences of mean and root-mean-square error come with paired standard errors.
     """
-    rows = []
+    rows: list[Row] = []
     for measured in results:
-        covariance = measured.moments.covariance_of_mean
+        mean_vector, covariance = measured.moments.mean, measured.moments.covariance_of_mean
+        keys, columns, sides = [], [], []
         for batch in measured.plan.batches:
-            for (a, first), (b, second) in combinations(enumerate(measured.plan.estimators), 2):
-                if first.target != second.target:
-                    continue
-                compared = _compare(measured, a, b, batch, covariance)
-                if compared is not None:
-                    key = {
-                        "pair": measured.pair.title,
-                        "target": divergences.get(first.target).symbol,
-                        "batch": batch,
-                    }
-                    rows.append(key | {"first": first.name, "second": second.name} | compared)
+            known = []
+            for i, estimator in enumerate(measured.plan.estimators):
+                truth, at = measured.exact.truths[estimator.target], _locate(measured, i, batch)
+                if truth is not None and at is not None:
+                    bias = float(mean_vector[at.mean]) - truth.value
+                    variance = float(mean_vector[at.variance]) / at.per
+                    side = bias, _rmse(bias, variance), *_gradient(at.per, bias, variance)
+                    known.append((estimator, at, side))
+            for (first, at, side), (second, to, other) in combinations(known, 2):
+                if first.target == second.target:
+                    symbol = divergences.get(first.target).symbol
+                    keys.append((measured.pair.title, symbol, batch, first.name, second.name))
+                    columns.append((at.mean, to.mean, at.variance, to.variance))
+                    sides.append((side, other))
+        if keys:
+            where = np.array(columns)
+            biases, rmses, by_mean, by_variance = np.array(sides).transpose(2, 0, 1)
+            contrast = np.array([1.0, -1.0])
+            gradients = np.hstack([by_mean * contrast, by_variance * contrast])
+            found = (
+                biases @ contrast,
+                _standard_errors(np.tile(contrast, (len(keys), 1)), where[:, :2], covariance),
+                rmses @ contrast,
+                _standard_errors(gradients, where, covariance),
+            )
+            rows += [
+                dict(zip(DIFFERENCES.names, (*key, *each), strict=True))
+                for key, each in zip(keys, np.transpose(found).tolist(), strict=True)
+            ]
     return DIFFERENCES.frame(rows)
 
 
@@ -313,25 +314,25 @@ def errors(results: Sequence[Measured]) -> pd.DataFrame:
     """Quantiles of the batch errors (estimate minus truth), one row a pair, estimator and batch
     size.
     """
-    rows = []
+    rows: list[Row] = []
     for measured in results:
-        for i, estimator in enumerate(measured.plan.estimators):
-            for j, batch in enumerate(measured.plan.batches):
-                kept = measured.counts.errors[i][j]
-                if kept.size >= MIN_ERRORS and np.isfinite(kept).all():
-                    quantiles = np.quantile(kept, QUANTILES)
-                    named = {
-                        quantile(q): float(x) for q, x in zip(QUANTILES, quantiles, strict=True)
-                    }
-                    rows.append(
-                        {
-                            "pair": measured.pair.title,
-                            "estimator": estimator.name,
-                            "batch": batch,
-                            "batches": kept.size,
-                        }
-                        | named
-                    )
+        plan, kept = measured.plan, measured.counts.errors
+        by_size = defaultdict(list)
+        for i, j in product(range(len(plan.estimators)), range(len(plan.batches))):
+            if kept[i][j].size >= MIN_ERRORS and np.isfinite(kept[i][j]).all():
+                by_size[kept[i][j].size].append((i, j))
+        found: dict[tuple[int, int], np.ndarray] = {}
+        for places in by_size.values():
+            several = np.quantile([kept[i][j] for i, j in places], QUANTILES, axis=1)
+            found |= zip(places, several.T, strict=True)
+        for (i, j), quantiles in sorted(found.items(), key=itemgetter(0)):
+            row = {
+                "pair": measured.pair.title,
+                "estimator": plan.estimators[i].name,
+                "batch": plan.batches[j],
+                "batches": kept[i][j].size,
+            }
+            rows.append(row | dict(zip(map(quantile, QUANTILES), quantiles.tolist(), strict=True)))
     return ERRORS.frame(rows)
 
 
