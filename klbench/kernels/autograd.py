@@ -65,6 +65,35 @@ def _weights(found: Tensor, upstream: tuple[Tensor | None, ...]) -> Tensor:
     ).float()
 
 
+class _Divergences(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        policy: Tensor,
+        reference: Tensor,
+        tokens: Tensor,
+        implementation: Any,
+        block_rows: int | None,
+    ) -> tuple[Tensor, ...]:
+        found = implementation.forward(policy, reference, tokens, block_rows)
+        ctx.save_for_backward(policy, reference, tokens, found)
+        ctx.set_materialize_grads(False)
+        ctx.implementation, ctx.block_rows = implementation, block_rows
+        results = tuple(found[:, k].float() for k in range(ENTROPY + 1))
+        ctx.mark_non_differentiable(results[LOG_P], found)
+        return *results, found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        policy, reference, tokens, found = ctx.saved_tensors
+        weights = _weights(found, upstream[:-1])
+        gradient = ctx.implementation.backward(
+            policy, reference, tokens, found, weights, ctx.block_rows
+        )
+        return gradient, None, None, None, None
+
+
 def divergences(
     policy: Tensor, reference: Tensor, tokens: Tensor, implementation: Any, block_rows: int | None
 ) -> tuple[Results, Tensor]:
@@ -72,24 +101,8 @@ def divergences(
 
     All but ``log_p`` and the columns have gradients.
     """
-
-    class Divergences(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, policy: Tensor) -> tuple[Tensor, ...]:
-            found = implementation.forward(policy, reference, tokens, block_rows)
-            ctx.save_for_backward(policy, reference, tokens, found)
-            ctx.set_materialize_grads(False)
-            results = tuple(found[:, k].float() for k in range(ENTROPY + 1))
-            ctx.mark_non_differentiable(results[LOG_P], found)
-            return *results, found
-
-        @staticmethod
-        @once_differentiable
-        def backward(ctx: Any, *upstream: Tensor | None) -> Tensor:
-            policy, reference, tokens, found = ctx.saved_tensors
-            weights = _weights(found, upstream[:-1])
-            return implementation.backward(policy, reference, tokens, found, weights, block_rows)
-
-    apply: Any = Divergences.apply
-    log_q, log_p, kl_qp, kl_pq, entropy, found = apply(policy)
+    apply: Any = _Divergences.apply
+    log_q, log_p, kl_qp, kl_pq, entropy, found = apply(
+        policy, reference, tokens, implementation, block_rows
+    )
     return (log_q, log_p, kl_qp, kl_pq, entropy), found
