@@ -1,6 +1,6 @@
 """A Parquet file with a row a benchmark, commit and kind of machine.
 
-``python -m klbench.report --history`` draws it.
+``python -m klbench report --history`` draws it.
 """
 
 from __future__ import annotations

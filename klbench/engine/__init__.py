@@ -7,6 +7,7 @@ VERBS = {
     "doctor": "klbench.engine.doctor",
     "advise": "klbench.advise.command",
     "translate": "klbench.translate.command",
+    "report": "klbench.report.__main__",
 }
 """The modules of the verbs, each imported when it is asked for.
 

@@ -398,7 +398,7 @@ def _resumed(overrides: Sequence[str], keys: set[str]) -> tuple[str, dict[str, A
         raise ConfigError(f"exp={given['exp']}: {folder.path} is a run of {experiment}")
     if info.get("status") == "done":
         raise ConfigError(
-            f"resume={folder.path}: that run is done; render it again with python -m klbench.report"
+            f"resume={folder.path}: that run is done; render it again with python -m klbench report"
             f" {folder.path}"
         )
     folder.check_free()

@@ -51,8 +51,8 @@ def text() -> str:
                 " is going on in my run? (doctor --help)\npython -m klbench advise --tokens N ...  "
                 "      which estimator, gradient, weight? (advise --help)\npython -m klbench"
                 " translate SETTING --to NAME  this KL setting in another trainer"
-                " (translate --help)\npython -m klbench.report"
-                " RUN [RUN ...]         render again, or one report from several runs"
+                " (translate --help)\npython -m klbench report"
+                " RUN [RUN ...]         render again, or one page from several runs (report --help)"
             ),
             block(
                 "common keys",

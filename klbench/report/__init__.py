@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["combine", "history", "render"]
+__all__ = ["answers", "combine", "history", "render"]
 
 
 def render(folder: Path, outcome: Mapping[str, Any] | None = None) -> Path:
@@ -49,6 +49,26 @@ def combine(folders: Sequence[Path], out: Path) -> Path:
     from klbench.report import sources, writing
 
     return writing.write_combined(sources.combined([Path(folder) for folder in folders]), Path(out))
+
+
+def answers(folders: Sequence[Path]) -> dict[str, Any]:
+    """Return what a page over these runs says first.
+
+    Returns
+    -------
+    dict
+        ``runs``: their folders. ``answers``: for each study with something to say its name as
+        ``study``, its ``question`` and its ``answer``, a sentence.
+
+    Raises
+    ------
+    ConfigError
+        A run cannot be read.
+    """
+    from klbench.report import sources, writing
+
+    combined = sources.combined([Path(folder) for folder in folders])
+    return {"runs": [str(each) for each in folders], "answers": writing.answers(combined)}
 
 
 def history(files: Sequence[Path], out: Path) -> Path:

@@ -1,48 +1,55 @@
-"""``python -m klbench.report RUN [RUN ...] [--out FILE]``, or ``--history FILE [FILE ...]``."""
+"""The verb ``report`` of the command line, which is ``python -m klbench.report`` as well."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from klbench import inputs
+from klbench.inputs import VerbParser
 from klbench.processes import exit_code
-from klbench.report import combine, history, render
+from klbench.report import answers, combine, history, render
 from klbench.types import ConfigError
 
 DONE, WRONG = 0, 2
+EXAMPLES = """\
+examples:
+  klbench report reports/gaussian-20261130-101500
+  klbench report runs/a runs/b --out comparison.html --json answers.json
+
+The last line printed is the path of the page.
+exit code: 0 done, 2 no page can be made of these
+"""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m klbench.report",
-        description=(
-            "Render a run again, one page from several runs, or a history of timings. The last line"
-            " printed is the path of the page."
-        ),
+def _parser() -> VerbParser:
+    parser = VerbParser(
+        "report", "Render a run again, one page from several, or a history of timings.", EXAMPLES
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "runs",
         nargs="*",
         type=Path,
         metavar="RUN",
         help="a run folder, or a folder that holds run folders (a sweep)",
     )
-    parser.add_argument(
+    add(
         "--history",
         nargs="+",
         type=Path,
         metavar="FILE",
         help="Parquet files that make bench wrote",
     )
-    parser.add_argument(
+    add(
         "--out",
         type=Path,
         metavar="FILE",
         help="where the page goes (of several runs comparison.html, of a history history.html)",
     )
+    add("--json", metavar="FILE", help="write the question and the answer of the page to this file")
     return parser
 
 
@@ -59,26 +66,29 @@ def _expanded(path: Path) -> list[Path]:
     kept = [each for each in below if any((each / "tables").glob("*.parquet"))]
     for each in below:
         if each not in kept:
-            print(f"klbench.report: {each} has no tables and is left out", file=sys.stderr)
+            print(f"klbench: {each} has no tables and is left out", file=sys.stderr)
     if below and not kept:
         raise ConfigError(f"{path}: holds {len(below)} run folders, none of them with tables")
     return kept or [path]
 
 
-def write(runs: Sequence[Path], out: Path | None) -> Path:
-    """The page that these arguments ask for.
+def write(runs: Sequence[Path], out: Path | None, json: Path | None = None) -> Path:
+    """Write the page, and its answers to ``json``.
 
     Raises
     ------
     ConfigError
         A run is missing or broken, or the page would replace a file that klbench did not make.
     """
+    folders = [each for run in runs for each in _expanded(run)]
     if len(runs) == 1 and out is None:
-        folders = _expanded(runs[0])
-        return render(runs[0]) if folders == [runs[0]] else combine(folders, runs[0] / "index.html")
-    return combine(
-        [each for run in runs for each in _expanded(run)], out or Path("comparison.html")
-    )
+        alone = folders == list(runs)
+        page = render(runs[0]) if alone else combine(folders, runs[0] / "index.html")
+    else:
+        page = combine(folders, out or Path("comparison.html"))
+    if json is not None:
+        inputs.write_json(json, {"schema_version": 1, "page": str(page), **answers(folders)})
+    return page
 
 
 def _unexpected(error: Exception) -> str:
@@ -97,27 +107,35 @@ def _unexpected(error: Exception) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; gives back the exit code."""
-    parser = _parser()
-    given = parser.parse_args(arguments)
-    if bool(given.runs) == bool(given.history):
-        parser.error("name run folders, or a history with --history FILE, and not both")
+    """Write a page, print its path, and return the exit code."""
+    parser, given = _parser(), None
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if {"-h", "--help"} & set(words):
+        print(parser.format_help())
+        return DONE
     try:
+        given = parser.parse_args(words)
+        if bool(given.runs) == bool(given.history):
+            parser.error("name run folders, or a history with --history FILE, and not both")
+        if given.history and given.json is not None:
+            parser.error("--json: a history has no answer; name run folders")
+        json = None if given.json is None else inputs.new_json(given.json)
         page = (
             history(given.history, given.out or Path("history.html"))
             if given.history
-            else write(given.runs, given.out)
+            else write(given.runs, given.out, json)
         )
     except ConfigError as error:
         wrong = str(error)
     except OSError as error:
         wrong = f"{error.filename or 'the page'}: {error.strerror or error}"
     except Exception as error:  # noqa: BLE001  # files may hold anything
-        wrong = f"{', '.join(map(str, given.history or given.runs))}: {_unexpected(error)}"
+        named = (given.history or given.runs) if given else []
+        wrong = f"{', '.join(map(str, named))}: {_unexpected(error)}"
     else:
         print(page)
         return DONE
-    print("klbench.report:", *wrong.split(), file=sys.stderr)
+    print("klbench:", *wrong.split(), file=sys.stderr)
     return WRONG
 
 

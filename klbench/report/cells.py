@@ -5,6 +5,7 @@ that does.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from klbench.rows import Row
 Show = Callable[[Row, str], Cell]
 """A row and the name of a column to the cell."""
 
+BREAKS = re.compile(r"(?<=[_/])|(?<=\.)(?=[A-Za-z])")
 ROUNDING = 1e-12
 """Smaller values are rounding of 0, and shown as 0."""
 
@@ -32,9 +34,10 @@ def words(row: Row, name: str) -> Cell:
 
 
 def code(name: str) -> Markup:
-    """Return a name as the page writes it; it may break after an underscore or a slash."""
-    parts = (Markup("_<wbr>").join(part.split("_")) for part in name.split("/"))
-    return Markup("<code>{}</code>").format(Markup("/<wbr>").join(parts))
+    """Return a name as the page writes it, which may break after an underscore, a slash or the
+    dot before a function.
+    """
+    return Markup("<code>{}</code>").format(Markup("<wbr>").join(BREAKS.split(name)))
 
 
 def codes(names: Sequence[str], glue: str = ", ") -> Markup:

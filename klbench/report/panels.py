@@ -33,6 +33,19 @@ class Bar:
     tick: float = math.nan
 
 
+ROOM_FOR_AXIS = 62
+"""Points below and above the rows of bars."""
+
+
+def _bar_height(bar: Bar) -> int:
+    return 6 + 13 * (1 + bar.name.count("\n"))
+
+
+def bars_height(drawn: Sequence[Bar]) -> int:
+    """Return the height in points of a panel with these bars."""
+    return ROOM_FOR_AXIS + sum(map(_bar_height, drawn))
+
+
 def bars(
     title: str,
     drawn: Sequence[Bar],
@@ -41,10 +54,12 @@ def bars(
     most: float = math.inf,
     detail: str = "",
     left: float = 0.52,
+    height: int = 0,
 ) -> Panel:
     """Return a panel with a bar for each name, the first on top.
 
-    Names may have several lines, bars end at ``most``.
+    Names may have several lines, bars end at ``most``, and the panel is at least ``height``
+    points high, as one beside it may be.
     """
     limit = (
         min(
@@ -56,10 +71,10 @@ def bars(
         )
         or 1.0
     )
-    tall = [6 + 13 * (1 + bar.name.count("\n")) for bar in drawn]
+    tall = [_bar_height(bar) for bar in drawn]
     ys = [sum(tall[:i]) + own / 2 for i, own in enumerate(tall)]
     rows = [(y, bar, bar.entry) for y, bar in zip(ys, drawn, strict=True) if bar.entry]
-    height = 62 + sum(tall)
+    height = max(height, bars_height(drawn))
     with drawing(left=left, bottom=48 / height, height=height) as (axes, svg):
         for y, bar, entry in rows:
             end, own = min(bar.value, limit) if bar.value == bar.value else 0.0, colour(entry.slot)
@@ -87,7 +102,7 @@ def bars(
         axes.set_xlim(0.0, 1.28 * limit)
         set_axis(axes, "x", x, [bar.value for bar in drawn])
         axes.set_yticks([y for y, _, _ in rows], [bar.name for _, bar, _ in rows])
-        axes.set_ylim(sum(tall), 0.0)
+        axes.set_ylim(height - ROOM_FOR_AXIS, 0.0)
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
     said = "; ".join(f"{bar.name} {bar.text}".replace("\n", " ") for _, bar, _ in rows)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from klbench import inputs
 from klbench.report import provenance
 from klbench.report.blocks import Block, Definitions, Details, Figure, Heading, Lead, Tables
@@ -27,6 +29,22 @@ def _parts(tables: Mapping[str, Tables]) -> list[Part]:
             (each.section.order, each.section.title) if each.section else (1000, each.study)
         ),
     )
+
+
+def answers(combined: Combined) -> list[dict[str, str]]:
+    """Return study, question and answer of each part of the page that has one."""
+    leads = [(each.study, each.lead) for each in _parts(combined.tables)]
+    return [
+        {
+            "study": study,
+            "question": lead.question,
+            "answer": Markup(lead.verdict).striptags()
+            if isinstance(lead.verdict, Markup)
+            else lead.verdict,
+        }
+        for study, lead in leads
+        if lead is not None
+    ]
 
 
 def _title(parts: Sequence[Part], otherwise: str) -> str:
@@ -112,7 +130,8 @@ def write_combined(combined: Combined, out: Path) -> Path:
     names = list(
         dict.fromkeys(str(source.info.get("experiment", "run")) for source in combined.sources)
     )
-    runs = f"{', '.join(names)}: {len(combined.sources)} runs"
+    several = "runs" if len(combined.sources) > 1 else "run"
+    runs = f"{', '.join(names)}: {len(combined.sources)} {several}"
     parts = _parts(combined.tables)
     title = _title(parts, runs)
     labels = [runs if title != runs else "", *(source.label for source in combined.sources)]

@@ -740,7 +740,7 @@ def refused(call, contents, folder: Path, *arguments: str) -> str:
 def test_resume_of_a_run_that_is_done(call, contents, done) -> None:
     line = refused(call, contents, done, "resume=run")
     assert "resume=run: that run is done" in line
-    assert "python -m klbench.report run" in line
+    assert "python -m klbench report run" in line
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,17 @@ def checkout(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("klbench", "conf", "tests/contract", "tests/report"):
         shutil.copytree(ROOT / name, folder / name)
-    for name in ("tests/conftest.py", "tests/audited.py", "pyproject.toml", "benchmarks/golden.py"):
+    for name in (
+        "tests/conftest.py",
+        "tests/audited.py",
+        "tests/smallest.py",
+        "pyproject.toml",
+        "benchmarks/golden.py",
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
     (line,) = SMALLEST
-    runs = folder / "tests/report/smallest.py"
+    runs = folder / "tests/smallest.py"
     runs.write_text(
         runs.read_text(encoding="utf-8").replace("RUNS = {\n", f"RUNS = {{\n    {line},\n"),
         encoding="utf-8",

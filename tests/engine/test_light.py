@@ -36,6 +36,7 @@ def python(code: str) -> str:
         ["resume=/no/such/run"],
         ["advise", "--help"],
         ["translate", "--help"],
+        ["report", "--help"],
         ["translate", "verl kl_loss_coef=0.001", "--to", "trl"],
         ["advise", "--tokens", "64", "--batch", "8", "--kl-token", "0.01", "--trainer", "trl"],
     ],

@@ -29,6 +29,7 @@ class Inner(Options):
 class Outer(Options):
     name: str
     inner: Inner = Inner()
+    files: tuple[str, ...] = ("x",)
 
 
 def message(call: object, *arguments: object) -> str:
@@ -52,7 +53,7 @@ def message(call: object, *arguments: object) -> str:
         ),
         (
             {"name": "x", "iner": {}},
-            "unknown key 'iner'; did you mean 'inner'? available here: name, inner",
+            "unknown key 'iner'; did you mean 'inner'? available here: name, inner, files",
         ),
         ({"name": "x", "inner": {"size": 0}}, "inner.size=0: must be at least 1"),
         ({"name": "x", "inner": {"size": 11}}, "inner.size=11: must be at most 10"),
@@ -72,6 +73,8 @@ def message(call: object, *arguments: object) -> str:
         ),
         ({"name": "x", "inner": {"rates": float("inf")}}, "inner.rates=inf: must be finite"),
         ({"name": 3}, "name=3: must be text; a number in quotes is text"),
+        ({"name": "x", "files": "x"}, "files='x': must be a list"),
+        ({"name": "x", "files": None}, "files: expected at least one, files=[NAME,...], got none"),
         ({"name": "x", "inner": 3}, "inner=3: must be keys and values"),
         ({"name": ["x" * 200]}, f"name=['{'x' * 75}...: must be text; a number in quotes is text"),
     ],

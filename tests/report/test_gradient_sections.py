@@ -75,7 +75,7 @@ def test_the_opening_counts_settings_and_says_what_to_set() -> None:
     assert "off by 34 % to 100 %" in text
     assert "verl in_reward" in text
     assert "a trainer" in text
-    assert "5.4 % → 34 %" in text
+    assert "off by 5.4 % near the reference and 34 % far from it" in text
     assert lead.figure is not None
     panel, other = lead.figure.panels
     assert "<b>kl</b> & others 100 %; mse 34 %; in_reward 0" in panel.alt

@@ -1,4 +1,4 @@
-"""``python -m klbench.report`` and pages over several runs."""
+"""The verb ``report`` and pages over several runs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from markupsafe import Markup
 from report_runs import tables
 
+from klbench.engine.cli import command_line
 from klbench.report import combine
 from klbench.report.__main__ import main
 from klbench.runs import RunFolder
@@ -104,7 +106,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert main([str(folder)]) == 2
     error = capsys.readouterr().err
     assert said in error
-    assert error.startswith("klbench.report: ")
+    assert error.startswith("klbench: ")
     assert len(error.splitlines()) == 1
     assert not (folder / "index.html").exists()
 
@@ -215,3 +217,46 @@ def test_equal_configurations_are_told_apart_by_their_folders(
     )
     assert "shift, first" in page
     assert "shift, second" in page
+
+
+def test_the_verb_writes_question_and_answer_for_other_programs(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder, file = make_run(), tmp_path / "answers.json"
+    assert command_line(["report", str(folder), "--json", str(file)]) == 0
+    assert capsys.readouterr().out == f"{folder / 'index.html'}\n"
+    written = json.loads(file.read_text(encoding="utf-8"))
+    assert {key: written[key] for key in ("schema_version", "page", "runs")} == {
+        "schema_version": 1,
+        "page": str(folder / "index.html"),
+        "runs": [str(folder)],
+    }
+    (found,) = written["answers"]
+    assert (found["study"], found["question"]) == (
+        "value",
+        "Which estimator of KL(q‖p) has the least error on Gaussian pairs?",
+    )
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert found["question"] in page
+    assert found["answer"].endswith(".")
+    assert "<" not in found["answer"]
+    assert found["answer"] in Markup(page).striptags()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "report: name run folders, or a history with --history FILE, and not both"),
+        (["run", "--json", "no/such/x.json"], "--json no/such/x.json: expected a file in a folder"),
+        (["--history", "x.parquet", "--json", "x.json"], "report: --json: a history has no answer"),
+        (["run", "--ot", "x.html"], "report: unrecognized arguments: --ot"),
+    ],
+)
+def test_wrong_arguments_are_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert command_line(["report", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"klbench: {said}")

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from klbench.report import terms
 from klbench.report.blocks import Block, Details, Figure, Heading, Lead, Paragraph, Section, Tables
-from klbench.report.combinations import amount, named, share, span
+from klbench.report.combinations import amount, named, share
 from klbench.report.prose import prose
 from klbench.report.runs import by_run
 from klbench.report.tables import Row
@@ -48,7 +48,8 @@ def _more(run: Gradients) -> list[Markup]:
         off = [share(row[f"rel_bias_{end}"]) for row in called[:1] for end in ("near", "far")]
         said.append(
             SAY.called_unbiased(
-                list(dict.fromkeys(known[row["combination"]] for row in called)), span(*off)
+                list(dict.fromkeys(known[row["combination"]] for row in called)),
+                list(dict.fromkeys(off)),
             )
         )
     ranked = [row for row in run.right if row["place"] >= 1]

@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from klbench.report.blocks import Figure, LegendEntry, Panel
-from klbench.report.combinations import MOST, joined, named, share
-from klbench.report.panels import Arrow, Bar, bars
+from klbench.report.combinations import MOST, amount, joined, named, share
+from klbench.report.panels import Arrow, Bar, bars, bars_height
 from klbench.report.panels import arrows as arrow_panel
 from klbench.report.plots import Axis, Mark, down
 from klbench.report.prose import prose
@@ -27,6 +27,9 @@ VERDICTS = {
     for word, slot in zip(VERDICT_ORDER, (3, 1, 4, 0, 2), strict=True)
 }
 MOST_BARS = 24
+COLUMNS = 3
+LINE = 30
+"""Letters of a line of a label."""
 LONGEST = 1.2
 """Bars end here, in lengths of the exact gradient."""
 DRAWN = (
@@ -50,11 +53,17 @@ OTHER_VALUES = re.compile(r"(?<=[^\s|])\|\S+")
 Tip = tuple[float, float]
 
 
-def _bar(row: Row, name: str) -> Bar:
+def _wrapped(name: str) -> str:
+    """Return a setting in lines of a label, one too long for a line broken after its ``=``."""
+    words = [word if len(word) <= LINE else word.replace("=", "= ", 1) for word in name.split(" ")]
+    return textwrap.fill(" ".join(words), LINE, break_on_hyphens=False)
+
+
+def _bar(row: Row, name: str, more: int = 0) -> Bar:
     right = row["verdict"] == "right"
     far, near = (0.0 if right else row[f"rel_bias_{end}"] for end in ("far", "near"))
     return Bar(
-        textwrap.fill(OTHER_VALUES.sub("", name), 30, break_on_hyphens=False),
+        _wrapped(OTHER_VALUES.sub("", name) + (SAY.and_more(more) if more else "")),
         100 * far,
         VERDICTS[row["verdict"]],
         share(far),
@@ -62,52 +71,47 @@ def _bar(row: Row, name: str) -> Bar:
     )
 
 
-def _by_trainer(rows: Iterable[Row]) -> list[tuple[str, list[Bar]]]:
-    """Return the bars of each trainer, those with most settings first."""
-    found: dict[str, list[Bar]] = {}
+def _settings_of(trainer: str, rows: Sequence[Row]) -> list[Bar]:
+    """Return a trainer's name and its settings; one bar stands for those with the same bias."""
+    alike: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        if row["trainer"]:
-            setting = " ".join(
-                row["option"]
-                .partition(" (")[0]
-                .replace(row["trainer"], "", 1)
-                .replace(" :", ":")
-                .split()
-            )
-            found.setdefault(row["trainer"], []).append(
-                _bar(row, setting or row["option"].partition(" (")[0])
-            )
-    return sorted(found.items(), key=lambda each: -len(each[1]))
+        numbers = (amount(row["rel_bias_near"]), amount(row["rel_bias_far"]))
+        alike.setdefault((row["verdict"], *numbers), []).append(row)
+    drawn = [Bar(trainer)]
+    for first, *others in alike.values():
+        written = first["option"].partition(" (")[0]
+        own = written.replace(trainer, "", 1).replace(" :", ":").split()
+        drawn.append(_bar(first, " ".join(own) or written, len(others)))
+    return drawn
+
+
+def _by_trainer(rows: Sequence[Row]) -> list[list[Bar]]:
+    """Return the bars of trainers in columns of about the same length."""
+    trainers = filter(None, distinct(rows, "trainer"))
+    groups = [_settings_of(trainer, where(rows, trainer=trainer)) for trainer in trainers]
+    columns: list[list[Bar]] = [[] for _ in range(COLUMNS)]
+    for group in sorted(groups, key=bars_height, reverse=True):
+        min(columns, key=bars_height).extend(group)
+    return [column for column in columns if column]
 
 
 def settings(run: Gradients) -> Figure | None:
     """Return how far off each trainer's setting is, or each combination that was asked for."""
-    axis = Axis("off by, % of the exact gradient")
     rows = run.typed or ([] if any(column_of(run.options, "trainer")) else run.verdicts)
-    columns: list[list[Bar]] = (
-        [[_bar(row, named(row)) for row in rows[:MOST_BARS]]] if rows else [[], []]
-    )
-    titles: list[list[str]] = [[] for _ in columns]
-    for trainer, drawn in [] if rows else _by_trainer(run.options):
-        shortest = min(range(2), key=lambda i: len(columns[i]))
-        columns[shortest] += [Bar(trainer), *drawn]
-        titles[shortest].append(trainer)
-    panels = [
-        bars(
-            ", ".join(title) or run.label or SAY.all_of_them(),
-            drawn[len(title) == 1 :],
-            axis,
-            most=100 * LONGEST,
-            left=0.55,
-        )
-        for title, drawn in zip(titles, columns, strict=True)
-        if drawn
-    ]
-    if not panels:
+    axis = Axis("off by, % of the exact gradient")
+    columns = _by_trainer(run.options)
+    if rows:
+        columns = [[_bar(row, named(row)) for row in rows[:MOST_BARS]]]
+    if not columns:
         return None
-    shown = {row["verdict"] for row in rows[:MOST_BARS] or run.options}
+    title = (run.label or str(SAY.all_of_them())) if rows else ""
+    height = max(map(bars_height, columns))
+    panels = [
+        bars(title, drawn, axis, most=100 * LONGEST, left=0.55, height=height) for drawn in columns
+    ]
+    shown = {bar.entry for drawn in columns for bar in drawn}
     caption = SAY.settings_caption(*run.named_ends, len(rows[MOST_BARS:]))
-    legend = [entry for word, entry in VERDICTS.items() if word in shown]
+    legend = [entry for entry in VERDICTS.values() if entry in shown]
     return run.figure("gradient-settings", str(SAY.settings_title()), caption, panels, legend)
 
 

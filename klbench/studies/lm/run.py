@@ -72,7 +72,7 @@ def _measure(
         context.group.agreed(
             pair.prepare
         )  # lest the first shard's clock run while a model is loaded, or built
-    here = pair.capabilities.in_process and context.group.size == 1
+    here = pair.capabilities.in_process and context.group.size == 1 and context.cluster is None
     results = (
         (measure_shard(*task) for task in tasks)
         if here

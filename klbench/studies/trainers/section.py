@@ -20,7 +20,7 @@ from klbench.report.blocks import (
     Text,
 )
 from klbench.report.prose import prose
-from klbench.report.tables import Row, Shown, table
+from klbench.report.tables import Row, Shown, folded, table
 from klbench.rows import distinct, grouped, where
 from klbench.studies.trainers.columns import (
     CHANGES,
@@ -29,6 +29,7 @@ from klbench.studies.trainers.columns import (
     LENGTHS,
     NO,
     NOTHING,
+    SHOWN,
     TRAINERS,
     YES,
     version_key,
@@ -133,29 +134,38 @@ def _agrees(row: Row) -> Cell:
     return Cell(row["agrees"], tone={YES: "good", NO: "bad"}.get(row["agrees"], ""))
 
 
-OPTIONS = (
-    Shown("function", cells.name),
-    Shown("options", cells.words),
-    Shown("default", cells.text),
+def _options(row: Row) -> Cell:
+    return Cell(SAY.options(row["options"], row["default"] == YES), tone="words")
+
+
+def _matches(row: Row) -> Cell:
+    return Cell(SAY.matches(row["matches"], row["gradient_level"]))
+
+
+FUNCTION = (Shown("function", cells.name), Shown("options", cells.computed(_options)))
+COMPUTED = (
+    *FUNCTION,
     Shown("identified", cells.name),
     Shown("combination", cells.name),
     Shown("agrees", cells.computed(_agrees)),
-    Shown("matches", cells.text),
-    Shown("gradient_level", cells.text, "Level"),
+    Shown("matches", cells.computed(_matches)),
     Shown("rel_bias_near", cells.percent),
     Shown("rel_bias_far", cells.percent),
-    *(Shown(f"rel_bias_{tokens}", cells.percent) for tokens in (4, 64, 1024)),
-    Shown("clamp", cells.words),
-    Shown("dead", cells.words),
-    Shown("nonfinite", cells.words),
-    Shown("precision", cells.words),
-    Shown("masking", cells.words),
+    *(Shown(f"rel_bias_{tokens}", cells.percent) for tokens in SHOWN),
 )
+FOUND = ("clamp", "dead", "nonfinite", "precision", "masking")
+LIMITS = (*FUNCTION, *(Shown(name, cells.words) for name in FOUND))
 
 
 def _matrix(rows: Sequence[Row]) -> Iterator[Block]:
     for (library, version), own in grouped(rows, "library", "version").items():
-        yield table(SAY.release_title(library, version, len(own)), TRAINERS, own, OPTIONS)
+        yield table(
+            SAY.release_title(library, version, len(own)), TRAINERS, own, COMPUTED, stacked=True
+        )
+        limited = [row for row in own if any(row[name] for name in FOUND)]
+        yield from folded(
+            SAY.limits_title(library, version, len(limited)), TRAINERS, limited, LIMITS
+        )
 
 
 def build(tables: Tables) -> Sequence[Block]:
