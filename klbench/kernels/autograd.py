@@ -72,6 +72,37 @@ def _weights(found: Tensor, upstream: tuple[Tensor | None, ...]) -> Tensor:
     ).float()
 
 
+class _Divergences(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        policy: Tensor,
+        reference: Tensor,
+        tokens: Tensor,
+        asked: Any,
+        implementation: Any,
+        block_rows: int | None,
+    ) -> tuple[Tensor, ...]:
+        looks = implementation.forward(policy, reference, tokens, asked, block_rows)
+        found = looks[0]
+        ctx.save_for_backward(policy, reference, tokens, found)
+        ctx.set_materialize_grads(False)
+        ctx.implementation, ctx.block_rows = implementation, block_rows
+        results = tuple(found[:, k].float() for k in range(ENTROPY + 1))
+        ctx.mark_non_differentiable(results[LOG_P], *looks)
+        return *results, *looks
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        policy, reference, tokens, found = ctx.saved_tensors
+        weights = _weights(found, upstream[:-4])
+        gradient = ctx.implementation.backward(
+            policy, reference, tokens, found, weights, ctx.block_rows
+        )
+        return gradient, None, None, None, None, None
+
+
 def divergences(
     policy: Tensor,
     reference: Tensor,
@@ -85,25 +116,8 @@ def divergences(
 
     The five but ``log_p`` have gradients.
     """
-
-    class Divergences(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, policy: Tensor) -> tuple[Tensor, ...]:
-            looks = implementation.forward(policy, reference, tokens, asked, block_rows)
-            found = looks[0]
-            ctx.save_for_backward(policy, reference, tokens, found)
-            ctx.set_materialize_grads(False)
-            results = tuple(found[:, k].float() for k in range(ENTROPY + 1))
-            ctx.mark_non_differentiable(results[LOG_P], *looks)
-            return *results, *looks
-
-        @staticmethod
-        @once_differentiable
-        def backward(ctx: Any, *upstream: Tensor | None) -> Tensor:
-            policy, reference, tokens, found = ctx.saved_tensors
-            weights = _weights(found, upstream[:-4])
-            return implementation.backward(policy, reference, tokens, found, weights, block_rows)
-
-    apply: Any = Divergences.apply
-    log_q, log_p, kl_qp, kl_pq, entropy, *looks = apply(policy)
+    apply: Any = _Divergences.apply
+    log_q, log_p, kl_qp, kl_pq, entropy, *looks = apply(
+        policy, reference, tokens, asked, implementation, block_rows
+    )
     return (log_q, log_p, kl_qp, kl_pq, entropy), tuple(looks)

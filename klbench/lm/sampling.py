@@ -39,7 +39,9 @@ class Sampling:
 
         Shape ``(..., vocabulary)`` as the logits.
         """
-        scaled = logits.double() / self.temperature
+        scaled = logits.double()
+        if self.temperature != 1.0:
+            scaled = scaled / self.temperature
         if 0 < self.top_k < scaled.shape[-1]:
             scaled = scaled.masked_fill(
                 scaled < scaled.topk(self.top_k).values[..., -1:], -torch.inf

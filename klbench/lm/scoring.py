@@ -17,7 +17,7 @@ from klbench.kernels import token_divergences
 from klbench.lm.batching import Batch, in_batches
 from klbench.lm.model import LanguageModel, accepted
 from klbench.lm.sampling import Sampling
-from klbench.lm.shared import WORTH, cacheable, continued, passed, saved
+from klbench.lm.shared import cheaper, packable, packed, packed_logits
 
 BLOCK = {"cpu": 2**21, "cuda": 2**26}
 """Most logits of one model that are worked on at once."""
@@ -133,17 +133,26 @@ def token_logits(
 
     ``(counted, vocabulary)``.
 
-    All in one pass, and differentiable, unlike :func:`score`. Large models pass through prompts by
-    themselves, each once, where that saves enough.
+    All in one pass, and differentiable, unlike :func:`score`. Large models pass through a prompt
+    once for all of its completions, where that costs less.
     """
-    if lm.small or saved(prompts, mask.sum(-1).tolist()) < WORTH or not cacheable(lm):
-        ids, places = layout(list(prompts), token, mask, lm.pad)
-        return _logits(lm, ids, places, temperature)[:]
-    ids, places = layout([prompt[-1:] for prompt in prompts], token, mask, lm.pad)
-    asked = torch.from_numpy(ids[:, : max(1, ids.shape[1] - 1)]).to(lm.device)
-    logits = continued(lm, passed(lm, [prompt[:-1] for prompt in prompts]), asked)
-    index = places[:, 0] * asked.shape[1] + places[:, 1]
-    return _Rows(logits, torch.from_numpy(index).to(lm.device), temperature)[:]
+    if not lm.small and packable(lm):
+        found = packed(prompts, token, mask, lm.pad)
+        lengths = [len(p) + n for p, n in zip(prompts, mask.sum(-1).tolist(), strict=True)]
+        if len(found.ids) < len(prompts) and cheaper(lm, found, lengths):
+            return _tempered(packed_logits(lm, found), temperature)
+    ids, places = layout(list(prompts), token, mask, lm.pad)
+    return _logits(lm, ids, places, temperature)[:]
+
+
+def _tempered(logits: Tensor, temperature: float) -> Tensor:
+    """Logits divided by a temperature.
+
+    Not in 16 bits, where a quotient would be rounded once more.
+    """
+    if temperature == 1.0:
+        return logits
+    return (logits if logits.dtype == torch.float64 else logits.float()) / temperature
 
 
 class _Rows:
@@ -155,11 +164,7 @@ class _Rows:
         self._in_order = bool((index.diff() > 0).all())
 
     def __getitem__(self, block: slice) -> Tensor:
-        rows = self.plain(block)
-        if self._temperature == 1.0:
-            return rows
-        # Not in 16 bits, where a quotient would be rounded once more.
-        return (rows if rows.dtype == torch.float64 else rows.float()) / self._temperature
+        return _tempered(self.plain(block), self._temperature)
 
     def plain(self, block: slice) -> Tensor:
         """The rows as the model gave them, divided by no temperature."""

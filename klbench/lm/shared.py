@@ -4,36 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from klbench.lm.model import LanguageModel, accepted
 
-WORTH = 64
-"""Tokens that must be saved.
-
-Every weight then has two gradients, and adding them up costs as much as the passes of about twenty
-tokens.
-"""
-
 
 @dataclass(frozen=True)
-class Passed:
-    """The beginnings of some sequences, which a model has passed through.
+class Packed:
+    """Each prompt once, in a row of its own, and all of its completions after it.
+
+    The last token of a completion predicts nothing and is left out.
 
     Parameters
     ----------
-    cache
-        Keys and values of each sequence's beginning, differentiable.
-    seen
-        What counts of them, ``(n, width)``: they are padded on the right.
+    ids, positions
+        Tokens, and how far each is from the beginning of its own sequence, ``(rows, L)``.
+    owner
+        Whose each token is, ``(rows, L)``: 0 the prompt's or padding, else a completion's number.
+    places
+        Where each token that counts is predicted, in ``ids`` laid flat, ``(counted,)``.
     """
 
-    cache: Any
-    seen: Tensor
+    ids: np.ndarray
+    positions: np.ndarray
+    owner: np.ndarray
+    places: np.ndarray
+
+    @property
+    def visible(self) -> Tensor:
+        """Which tokens each token sees: the earlier ones of prompt and own completion.
+
+        ``(rows, 1, L, L)``.
+        """
+        owner = torch.from_numpy(self.owner)
+        mine = (owner[:, None, :] == 0) | (owner[:, None, :] == owner[:, :, None])
+        return mine.tril()[:, None]
 
 
 def cacheable(lm: LanguageModel) -> bool:
@@ -55,47 +64,64 @@ def distinct(prompts: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], Ten
     return list(place), torch.tensor(which)
 
 
-def saved(prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> int:
-    """Return how many tokens, padding included, fewer pass through a model.
-
-    ``counts`` are those of what follows each prompt; the last of them need not pass.
-    """
-    once = {tuple(prompt[:-1]) for prompt in prompts}
-    whole = max(len(prompt) + n for prompt, n in zip(prompts, counts, strict=True))
-    apart = len(once) * max(map(len, once)) + len(prompts) * max(counts)
-    return len(prompts) * whole - apart if any(once) else 0
-
-
-def passed(lm: LanguageModel, beginnings: Sequence[Sequence[int]]) -> Passed:
-    """Pass through each beginning once, however often it occurs. Some of them may be empty."""
-    once, which = distinct(beginnings)
-    width = max(map(len, once))
-    ids = torch.tensor([[*each, *[lm.pad] * (width - len(each))] for each in once])
-    seen = torch.tensor([[1] * len(each) + [0] * (width - len(each)) for each in once])
-    visible = seen.clone()
-    visible[:, 0] = 1  # of no token at all there is no attention
-    output = lm.model(
-        input_ids=ids.to(lm.device),
-        attention_mask=visible.to(lm.device),
-        position_ids=torch.arange(width, device=lm.device).expand_as(ids),
-        use_cache=True,
-        logits_to_keep=1,
+def packable(lm: LanguageModel) -> bool:
+    """Return whether a model goes by positions and masks as given: it takes :class:`Packed`."""
+    config = lm.model.config
+    return (
+        config._attn_implementation == "sdpa"
+        and not getattr(config, "alibi", False)
+        and cacheable(lm)
     )
-    output.past_key_values.batch_select_indices(which.to(lm.device))
-    return Passed(output.past_key_values, seen[which].to(lm.device))
 
 
-def continued(lm: LanguageModel, before: Passed, ids: Tensor) -> Tensor:
-    """Return the logits of what follows each token of ``ids``, ``(n, t, vocabulary)``.
-
-    ``ids`` come after the beginnings and may be padded on the right.
+def packed(
+    prompts: Sequence[Sequence[int]], token: np.ndarray, mask: np.ndarray, pad: int
+) -> Packed:
+    """Pack completions ``token``, shape ``(n, T)``, of which ``mask`` counts, after their
+    prompts.
     """
-    first = before.seen.sum(-1, keepdim=True)
-    logits: Tensor = lm.model(
-        input_ids=ids,
-        attention_mask=torch.cat([before.seen, torch.ones_like(ids)], dim=-1),
-        position_ids=first + torch.arange(ids.shape[1], device=lm.device),
-        past_key_values=before.cache,
-        use_cache=True,
-    ).logits
-    return logits
+    once, which = distinct(prompts)
+    rows = [[(each, t, 0) for t, each in enumerate(prompt)] for prompt in once]
+    places = []
+    for i, r in enumerate(which.tolist()):
+        row, answer, first = rows[r], token[i][mask[i]].tolist(), len(once[r])
+        places += [(r, first - 1 if t == 0 else len(row) + t - 1) for t in range(len(answer))]
+        row += [(each, first + t, i + 1) for t, each in enumerate(answer[:-1])]
+    width = max(map(len, rows))
+    ids, positions, owner = np.moveaxis(
+        np.array([[*row, *[(pad, 0, 0)] * (width - len(row))] for row in rows]), -1, 0
+    )
+    return Packed(ids, positions, owner, np.array([r * width + t for r, t in places], dtype=int))
+
+
+def cheaper(lm: LanguageModel, found: Packed, lengths: Sequence[int]) -> bool:
+    """Return whether packed rows cost a model less than a row for each sequence.
+
+    A token of a row of L costs about ``12 width^2 + 4 L width`` a layer.
+    """
+    own = 3 * lm.model.get_input_embeddings().weight.shape[1]
+    longest, width = max(lengths), found.ids.shape[1]
+    return bool(found.ids.size * (own + width) < len(lengths) * longest * (own + longest))
+
+
+def packed_logits(lm: LanguageModel, found: Packed) -> Tensor:
+    """Return the logits that predict the tokens that count, ``(counted, vocabulary)``.
+
+    The output layer sees no other place.
+    """
+    places = torch.from_numpy(found.places).to(lm.device)
+
+    def chosen(_: torch.nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (given[0].flatten(0, 1)[places][None], *given[1:])
+
+    hook = lm.model.get_output_embeddings().register_forward_pre_hook(chosen)
+    try:
+        logits: Tensor = lm.model(
+            input_ids=torch.from_numpy(found.ids).to(lm.device),
+            attention_mask=found.visible.to(lm.device),
+            position_ids=torch.from_numpy(found.positions).to(lm.device),
+            use_cache=False,
+        ).logits
+    finally:
+        hook.remove()
+    return logits[0]

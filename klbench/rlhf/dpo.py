@@ -123,7 +123,8 @@ def train(
 ) -> Iterator[DpoReport]:
     """Train, and yield a report before every ``every`` steps and after the last one."""
     for step in range(start, steps + 1):
-        report = judged(arms, world.log_ratios(step), step)
+        with torch.set_grad_enabled(step < steps):  # no step follows the last report
+            report = judged(arms, world.log_ratios(step), step)
         if step % every == 0 or step == steps:
             yield replace(report, loss=report.loss.detach())
         if step < steps:

@@ -1,11 +1,16 @@
 """What the cpu kernel holds beyond its inputs."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
+
+from klbench.kernels import token_divergences
 
 CODE = """
 import pathlib, torch
@@ -49,3 +54,19 @@ def test_less_than_16_mib():
     beyond = [float(line) for line in done.stdout.split()]
     assert len(beyond) == 3
     assert max(beyond) < 16.0
+
+
+def test_the_reference_is_held_no_longer_than_the_results() -> None:
+    policy, reference = (torch.zeros(2, 8, requires_grad=True), torch.zeros(2, 8))
+    held = weakref.ref(reference.untyped_storage())
+    gc.disable()  # it goes with its last name, and waits for no collection
+    try:
+        found = token_divergences(
+            policy, reference, torch.zeros(2, dtype=torch.int64), kernel="cpu"
+        )
+        del reference
+        assert held() is not None
+        del found
+        assert held() is None
+    finally:
+        gc.enable()

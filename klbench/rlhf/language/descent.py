@@ -50,7 +50,6 @@ class Descent:
         """One step down a loss of one number."""
         if self.cause is not None:
             return
-        self.adam.zero_grad(set_to_none=self.fused)
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = [each.grad for each in self.parameters if each.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -64,6 +63,7 @@ class Descent:
         for group in self.adam.param_groups:
             group["lr"] = self.rate * left
         self.adam.step()
+        self.adam.zero_grad(set_to_none=self.fused)  # no forward pass holds the old gradients
         self.taken += 1
 
     def tensors(self) -> dict[str, Tensor]:
