@@ -111,7 +111,7 @@ def execute(
                 group,
             ) as context,
         ):
-            gc.freeze()  # nothing that is loaded is ever garbage: no need to look again
+            gc.freeze()  # while it runs, nothing that is loaded is garbage: no need to look again
             tables = dict(settings.study.run(settings.options, context))
         if context.interrupted and not tables:
             raise KeyboardInterrupt
@@ -146,6 +146,8 @@ def execute(
         raise RunError(
             f"the run failed: {' '.join(what.split())}{f'; see {log}' if log.exists() else ''}"
         ) from error
+    finally:
+        gc.unfreeze()  # for a sweep's next run, or whoever called
     if status == "done":
         folder.drop_parts()
     return Run(folder.path, tables, status)

@@ -1,6 +1,7 @@
 """``-m``: one run for each combination of values, and one report over all of them."""
 
 import dataclasses
+import gc
 import importlib.util
 import json
 import os
@@ -204,6 +205,7 @@ def test_a_sweep_leaves_the_process_as_it_was(call, tmp_path, monkeypatch) -> No
     before = list(sys.argv), Path.cwd(), dict(os.environ)
     assert call(*SWEEP, "out=sweep", folder=tmp_path).code == 0
     assert (list(sys.argv), Path.cwd(), dict(os.environ)) == before
+    assert gc.get_freeze_count() == 0  # what one run leaves behind is collected
 
 
 @pytest.mark.parametrize(
