@@ -125,7 +125,7 @@ def test_distillation_comes_nearer_to_its_teacher(tmp_path, duller) -> None:
 def test_the_doctor_tells_an_engine_in_bfloat16_from_none(tmp_path, monkeypatch, duller) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
     recordings = importlib.import_module("recordings")
-    scene = recordings.Scene("smollm2", str(duller), rollouts=12, tokens=8, prompts=6)
+    scene = recordings.Scene("smollm2", str(duller), rollouts=24, tokens=12, prompts=8)
     found = {}
     for fault in ("healthy", "bfloat16"):
         file = tmp_path / f"{fault}.jsonl"
