@@ -162,8 +162,8 @@ def _line(model: type[Options], error: ErrorDetails, prefix: str, data: Mapping[
         return f"unknown key {key!r}{hint} available here: {', '.join(allowed)}"
     if kind == "missing":
         return f"{key}: missing; {key.rpartition('.')[0] or 'this'} needs it"
-    if kind == "tuple_type" and error["input"] is None:  # one that has no default
-        return f"{key}: expected at least one, {key}=[NAME,...], got none"
+    if kind == "tuple_type" and error["input"] is None:
+        return f"{key}: expected a list, {key}=[A,...], got none"
     message = (
         _EXPECTED[kind].format(**context)
         if kind in _EXPECTED

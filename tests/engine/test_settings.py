@@ -74,7 +74,7 @@ def message(call: object, *arguments: object) -> str:
         ({"name": "x", "inner": {"rates": float("inf")}}, "inner.rates=inf: must be finite"),
         ({"name": 3}, "name=3: must be text; a number in quotes is text"),
         ({"name": "x", "files": "x"}, "files='x': must be a list"),
-        ({"name": "x", "files": None}, "files: expected at least one, files=[NAME,...], got none"),
+        ({"name": "x", "files": None}, "files: expected a list, files=[A,...], got none"),
         ({"name": "x", "inner": 3}, "inner=3: must be keys and values"),
         ({"name": ["x" * 200]}, f"name=['{'x' * 75}...: must be text; a number in quotes is text"),
     ],
