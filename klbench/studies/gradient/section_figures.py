@@ -99,9 +99,10 @@ def settings(run: Gradients) -> Figure | None:
     """Return how far off each trainer's setting is, or each combination that was asked for."""
     rows = run.typed or ([] if any(column_of(run.options, "trainer")) else run.verdicts)
     axis = Axis("off by, % of the exact gradient")
-    columns = _by_trainer(run.options)
     if rows:
         columns = [[_bar(row, named(row)) for row in rows[:MOST_BARS]]]
+    else:
+        columns = _by_trainer(run.options)
     if not columns:
         return None
     title = (run.label or str(SAY.all_of_them())) if rows else ""
