@@ -63,7 +63,8 @@ class Tree:
         """Log-probabilities of the next token, ``(..., nodes, tokens)``, to those of all leaves,
         ``(..., leaves)``.
         """
-        result: Tensor = _SumAlong.apply(log_probs, self)  # type: ignore[no-untyped-call]
+        apply: Any = _SumAlong.apply
+        result: Tensor = apply(log_probs, self)
         return result
 
     @cached_property
