@@ -14,7 +14,8 @@ import pytest
 
 from klbench import pairs, streams, studies
 from klbench.context import Context
-from klbench.studies.value.run import PANEL, SHARD, _thread_pools
+from klbench.studies.value.run import PANEL, SHARD
+from klbench.threads import one_thread
 
 CORE = (
     "k1",
@@ -35,10 +36,10 @@ pytestmark = pytest.mark.heavy
 
 def draw(shard: int) -> float:
     """Draw one shard of normals and do nothing with them."""
-    _thread_pools()
     stream, buffer = streams.generator(0, "draw", shard), np.empty(PANEL)
-    for _ in range(SHARD // PANEL):
-        stream.standard_normal(out=buffer)
+    with one_thread(torch=False):
+        for _ in range(SHARD // PANEL):
+            stream.standard_normal(out=buffer)
     return float(buffer[0])
 
 
