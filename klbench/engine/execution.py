@@ -122,7 +122,8 @@ def execute(
         outcome = {"status": status, "finished": now(), "seconds": seconds}
         gc.freeze()
         try:
-            report.render(folder.path, outcome)
+            alone = group.size == 1 and settings.cluster is None
+            report.render(folder.path, outcome, workers=settings.workers if alone else 1)
         # no mistake of the user's any more: the tables stand, and are not to be discarded
         except ConfigError as error:
             raise RunError(str(error)) from error

@@ -12,7 +12,7 @@ from typing import Any
 __all__ = ["answers", "combine", "history", "render"]
 
 
-def render(folder: Path, outcome: Mapping[str, Any] | None = None) -> Path:
+def render(folder: Path, outcome: Mapping[str, Any] | None = None, *, workers: int = 1) -> Path:
     """Write ``figures/*.svg`` and ``index.html`` into a run folder, atomically.
 
     Parameters
@@ -20,6 +20,8 @@ def render(folder: Path, outcome: Mapping[str, Any] | None = None) -> Path:
     outcome
         What takes the place of entries of ``run.json`` on the page: how a run ends that has yet to
         write it down.
+    workers
+        Processes to draw with: copies of this one, where it is klbench's own.
 
     Returns
     -------
@@ -33,13 +35,14 @@ def render(folder: Path, outcome: Mapping[str, Any] | None = None) -> Path:
     """
     from klbench.report import sources, writing
 
-    return writing.write_run(sources.read(Path(folder), outcome))
+    return writing.write_run(sources.read(Path(folder), outcome), workers)
 
 
-def combine(folders: Sequence[Path], out: Path) -> Path:
+def combine(folders: Sequence[Path], out: Path, *, workers: int = 1) -> Path:
     """Write one page over several runs to ``out``.
 
-    Rows are labelled by what differs between the runs' configurations.
+    Rows are labelled by what differs between the runs' configurations. ``workers`` are as in
+    :func:`render`.
 
     Raises
     ------
@@ -48,7 +51,8 @@ def combine(folders: Sequence[Path], out: Path) -> Path:
     """
     from klbench.report import sources, writing
 
-    return writing.write_combined(sources.combined([Path(folder) for folder in folders]), Path(out))
+    found = sources.combined([Path(folder) for folder in folders])
+    return writing.write_combined(found, Path(out), workers)
 
 
 def answers(folders: Sequence[Path]) -> dict[str, Any]:

@@ -7,11 +7,11 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from klbench import inputs
+from klbench import inputs, processes
 from klbench.inputs import VerbParser
-from klbench.processes import exit_code
 from klbench.report import answers, combine, history, render
 from klbench.types import ConfigError
+from klbench.workers import cores
 
 DONE, WRONG = 0, 2
 EXAMPLES = """\
@@ -80,12 +80,16 @@ def write(runs: Sequence[Path], out: Path | None, json: Path | None = None) -> P
     ConfigError
         A run is missing or broken, or the page would replace a file that klbench did not make.
     """
-    folders = [each for run in runs for each in _expanded(run)]
+    folders, workers = [each for run in runs for each in _expanded(run)], cores()
     if len(runs) == 1 and out is None:
         alone = folders == list(runs)
-        page = render(runs[0]) if alone else combine(folders, runs[0] / "index.html")
+        page = (
+            render(runs[0], workers=workers)
+            if alone
+            else combine(folders, runs[0] / "index.html", workers=workers)
+        )
     else:
-        page = combine(folders, out or Path("comparison.html"))
+        page = combine(folders, out or Path("comparison.html"), workers=workers)
     if json is not None:
         inputs.write_json(json, {"schema_version": 1, "page": str(page), **answers(folders)})
     return page
@@ -140,4 +144,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main, "klbench.report"))
+    processes.own = True
+    sys.exit(processes.exit_code(main, "klbench.report"))

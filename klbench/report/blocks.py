@@ -164,6 +164,8 @@ class Lead:
 
 
 Block = Heading | Paragraph | Bullets | Preformatted | Definitions | Details | Figure | Table | Lead
+Maker = Callable[[], Block | Sequence[Block] | None]
+"""A part of the page that is yet to be made, by whichever process has the time."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ class Section:
     main
         The table without which it has nothing to say.
     build
-        Tables by name to the part's blocks.
+        Tables by name to the part's blocks, those that take long as their makers.
     lead
         Tables by name to what the page opens with.
     order
@@ -190,7 +192,7 @@ class Section:
 
     title: str
     main: Schema
-    build: Callable[[Tables], Sequence[Block]]
+    build: Callable[[Tables], Sequence[Block | Maker]]
     lead: Callable[[Tables], Lead] | None = None
     order: int = 100
     terms: Sequence[str] = ()

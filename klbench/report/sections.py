@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from klbench.report.blocks import Block, Heading, Lead, Paragraph, Section, Tables
+from klbench.report.blocks import Block, Heading, Lead, Maker, Paragraph, Section, Tables
 from klbench.report.generic import generic
 from klbench.report.numbers import listing
 from klbench.schema import Schema, by_table
@@ -84,14 +84,13 @@ class Part:
             else None
         )
 
-    def opening(self) -> Iterator[Block]:
+    def opening(self) -> Iterator[Block | Maker]:
         """Yield what is wrong with the tables, and what the section says at the top of the page."""
         for text in self.warnings:
             yield Paragraph(text, "warning")
-        if self.lead is not None:
-            yield self.lead
+        yield lambda: self.lead
 
-    def build(self) -> Iterator[Block]:
+    def build(self) -> Iterator[Block | Maker]:
         """Yield the section's blocks under its heading."""
         if self.shown and self.section is not None and (built := self.section.build(self.tables)):
             yield Heading(self.section.title, 2, self.section.main.table)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from klbench import inputs
+from klbench.context import Context
 from klbench.report import provenance
-from klbench.report.blocks import Block, Definitions, Details, Figure, Heading, Lead, Tables
+from klbench.report.blocks import Block, Definitions, Details, Figure, Heading, Lead, Maker, Tables
 from klbench.report.figures import as_file
 from klbench.report.page import GENERATOR, Page, html
 from klbench.report.sections import Part, part
@@ -18,6 +19,7 @@ from klbench.report.sources import Combined, Source
 from klbench.report.terms import explained
 from klbench.runs import RunFolder, write_text
 from klbench.types import ConfigError
+from klbench.workers import copied
 
 
 def _parts(tables: Mapping[str, Tables]) -> list[Part]:
@@ -47,15 +49,47 @@ def answers(combined: Combined) -> list[dict[str, str]]:
     ]
 
 
-def _title(parts: Sequence[Part], otherwise: str) -> str:
+def _title(blocks: Sequence[Block], otherwise: str) -> str:
     """Return the question that the page answers, if it has one."""
-    return next((each.lead.question for each in parts if each.lead is not None), otherwise)
+    return next((each.question for each in blocks if isinstance(each, Lead)), otherwise)
 
 
-def _blocks(sources: Sequence[Source], parts: Sequence[Part], page: Path) -> list[Block]:
-    blocks = provenance.status(sources)
-    blocks += [block for each in parts for block in each.opening()]
-    blocks += [block for each in parts for block in each.build()]
+def _list(maker: Maker) -> list[Block]:
+    made = maker()
+    return [made] if isinstance(made, Block) else [*(made or ())]
+
+
+def _tried(maker: Maker) -> list[Block] | None:
+    """Return what a maker makes, None where it fails."""
+    try:
+        return _list(maker)
+    except Exception:  # noqa: BLE001  # it fails again where it is told
+        return None
+
+
+def made(planned: Iterable[Block | Maker], workers: int = 1) -> list[Block]:
+    """Return the blocks in their order, those of the makers made on copies of this process where
+    that pays.
+    """
+    parts = list(planned)
+    makers = [(each,) for each in parts if not isinstance(each, Block)]
+    tried = iter(list(Context(0, workers if copied() else 1).map(_tried, makers, short=True)))
+    blocks = []
+    for each in parts:
+        if isinstance(each, Block):
+            blocks.append(each)
+        else:
+            found = next(tried)
+            blocks += _list(each) if found is None else found
+    return blocks
+
+
+def _blocks(
+    sources: Sequence[Source], parts: Sequence[Part], page: Path, workers: int
+) -> list[Block]:
+    planned = [block for each in parts for block in each.opening()]
+    planned += [block for each in parts for block in each.build()]
+    blocks = [*provenance.status(sources), *made(planned, workers)]
     if rest := [block for each in parts for block in each.rest()]:
         blocks += [Heading("Other tables", 2, "other"), *rest]
     keys = [key for each in parts if each.shown and each.section for key in each.section.terms]
@@ -74,7 +108,7 @@ def _figures(blocks: Sequence[Block]) -> Iterator[Figure]:
             yield block.figure
 
 
-def write_run(source: Source) -> Path:
+def write_run(source: Source, workers: int) -> Path:
     """The figures and the page of one run, in its folder.
 
     Figures of an earlier rendering that are no more are removed.
@@ -90,7 +124,7 @@ def write_run(source: Source) -> Path:
         folder.drop_partials()
     out = source.path / "index.html"
     parts = _parts({source.study: source.tables})
-    blocks = _blocks([source], parts, out)
+    blocks = _blocks([source], parts, out, workers)
     written = set()
     for figure in _figures(blocks):
         file = source.path / "figures" / f"{figure.name}.svg"
@@ -99,7 +133,7 @@ def write_run(source: Source) -> Path:
     for stale in set((source.path / "figures").glob("*.svg")) - written:
         stale.unlink()
     experiment = f"Experiment {source.info.get('experiment', 'unnamed')}"
-    title = _title(parts, experiment)
+    title = _title(blocks, experiment)
     subtitle = ", ".join(
         filter(None, (experiment if title != experiment else "", _when(source.info)))
     )
@@ -118,7 +152,7 @@ def _when(info: Mapping[str, Any]) -> str:
     return ", ".join(facts)
 
 
-def write_combined(combined: Combined, out: Path) -> Path:
+def write_combined(combined: Combined, out: Path, workers: int) -> Path:
     """One page over several runs.
 
     Raises
@@ -133,12 +167,10 @@ def write_combined(combined: Combined, out: Path) -> Path:
     several = "runs" if len(combined.sources) > 1 else "run"
     runs = f"{', '.join(names)}: {len(combined.sources)} {several}"
     parts = _parts(combined.tables)
-    title = _title(parts, runs)
+    blocks = _blocks(combined.sources, parts, out, workers)
+    title = _title(blocks, runs)
     labels = [runs if title != runs else "", *(source.label for source in combined.sources)]
-    write_text(
-        out,
-        html(Page(title, "; ".join(filter(None, labels)), _blocks(combined.sources, parts, out))),
-    )
+    write_text(out, html(Page(title, "; ".join(filter(None, labels)), blocks)))
     return out
 
 

@@ -19,7 +19,7 @@ from klbench.engine.cli import command_line
 LISTENING = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 # For tests that look at tables: drawing the figures takes longer than all else.
 BLANK_PAGES = (
-    "import klbench.report as r; r.render = lambda folder, outcome: (folder /"
+    "import klbench.report as r; r.render = lambda folder, outcome, **_: (folder /"
     " 'index.html').write_text('blank'); "
 )
 WORKERS_AT_ONCE = (  # as the fixture of that name
@@ -60,7 +60,9 @@ def call() -> Callable[..., Called]:
         ):
             if not pages:
                 patch.setattr(
-                    report, "render", lambda run, outcome: _blank_page(Path(run) / "index.html")
+                    report,
+                    "render",
+                    lambda run, outcome, **_: _blank_page(Path(run) / "index.html"),
                 )
                 patch.setattr(report, "combine", lambda runs, page: _blank_page(Path(page)))
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

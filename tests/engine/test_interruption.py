@@ -283,7 +283,7 @@ def test_wherever_ctrl_c_comes_while_shards_are_merged_none_counts_twice(
 
 
 def test_ctrl_c_while_the_report_is_drawn(call, tmp_path, monkeypatch) -> None:
-    def render(folder: Path, outcome: dict[str, object]) -> None:
+    def render(folder: Path, outcome: dict[str, object], *, workers: int) -> None:
         raise KeyboardInterrupt
 
     (tmp_path / "whole").mkdir()
@@ -304,9 +304,9 @@ def test_a_run_is_done_once_its_page_is_there_and_the_page_says_so(
 ) -> None:
     render, seen = report.render, []
 
-    def watched(folder: Path, outcome: dict[str, object]) -> Path:
+    def watched(folder: Path, outcome: dict[str, object], *, workers: int) -> Path:
         seen.append(info(tmp_path)["status"])
-        return render(folder, outcome)
+        return render(folder, outcome, workers=workers)
 
     monkeypatch.setattr("klbench.report.render", watched)
     assert call(*SMALL, folder=tmp_path, pages=True).code == 0
@@ -318,7 +318,7 @@ def test_a_run_is_done_once_its_page_is_there_and_the_page_says_so(
 
 
 def test_a_page_that_cannot_be_made_costs_no_table(call, tmp_path, monkeypatch) -> None:
-    def render(folder: Path, outcome: dict[str, object]) -> None:
+    def render(folder: Path, outcome: dict[str, object], *, workers: int) -> None:
         raise ConfigError(
             f"{folder / 'tables' / 'values.parquet'}: expected a Parquet table, could not read it"
         )

@@ -18,6 +18,8 @@ import pytest
 from report_runs import LABEL, tables
 
 from klbench.report import render
+from klbench.report.blocks import Paragraph
+from klbench.report.writing import made
 
 MakeRun = Callable[..., Path]
 
@@ -122,6 +124,48 @@ def test_the_same_bytes_from_another_process(make_run: MakeRun) -> None:
         )
         pages.append((folder / "index.html").read_bytes())
     assert pages[0] == pages[1]
+
+
+COPIES = """\
+import os, sys, traceback
+from pathlib import Path
+from klbench import context, processes
+from klbench.report import render
+from klbench.report.blocks import Paragraph
+from klbench.report.writing import made
+
+def here(): return Paragraph(str(os.getpid()))
+def fail(): raise ArithmeticError("the dog ate the figure")
+
+processes.own, context.COPY_SECONDS = True, 0.0
+render(Path(sys.argv[1]), workers=2)
+first, *makers = made([Paragraph("first"), here, lambda: None, lambda: [here(), here()]], 2)
+assert first.text == "first" and len(makers) == 3
+assert str(os.getpid()) not in {each.text for each in makers}
+try:
+    made([here, fail, here], 2)
+except ArithmeticError as error:
+    assert traceback.extract_tb(error.__traceback__)[-1].name == "fail"
+else:
+    raise AssertionError("it did not fail")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="copies are made on Linux")
+def test_copies_of_klbenchs_own_process_draw_the_same_bytes_and_fail_as_it_does(
+    make_run: MakeRun,
+) -> None:
+    folder = make_run()
+    files = [render(folder), *(folder / "figures").glob("*")]
+    before = [file.read_bytes() for file in files]
+    subprocess.run([sys.executable, "-c", COPIES, str(folder)], check=True)
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_a_process_of_somebody_else_draws_alone(monkeypatch) -> None:
+    monkeypatch.setattr("klbench.context.START_SECONDS", 0.0)
+    drawn = made([lambda: Paragraph(str(os.getpid()))] * 3, workers=2)
+    assert drawn == [Paragraph(str(os.getpid()))] * 3
 
 
 def test_a_large_run_stays_small(make_run: MakeRun) -> None:

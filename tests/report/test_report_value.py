@@ -17,6 +17,7 @@ from report_runs import FORMS, differences, tables
 from klbench import pairs
 from klbench.context import Context
 from klbench.report.blocks import Block, Details, Figure, Lead, Paragraph, Table
+from klbench.report.writing import made
 from klbench.studies.value import run as value_run
 from klbench.studies.value import section
 from klbench.studies.value.columns import ALL, TWO, UNBIASED, common_batch
@@ -57,7 +58,7 @@ def lead(content: Content) -> Lead:
 
 
 def blocks(content: Content) -> list[Block]:
-    found = section.build(ranked(content))
+    found = made(section.build(ranked(content)))
     return [
         *found,
         *(block for each in found if isinstance(each, Details) for block in each.blocks),
@@ -383,7 +384,7 @@ def test_several_runs_lead_together() -> None:
         == "With one sample at a time, k3 has the least error on 4 of 6 pairs, k1 on 2."
     )
     assert [panel.title for panel in found.figure.panels] == ["shift, run 0", "shift, run 1"]
-    titles = [block.caption for block in section.build(both) if isinstance(block, Table)]
+    titles = [block.caption for block in made(section.build(both)) if isinstance(block, Table)]
     assert [title for title in titles if "Claims" in title] == [
         f"Claims beside measurements, run {i}" for i in (0, 1)
     ]

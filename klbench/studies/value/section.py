@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
-from klbench.report.blocks import Block, Heading, Lead, Paragraph, Section, Tables, Text
+from klbench.report.blocks import Block, Heading, Lead, Maker, Paragraph, Section, Tables, Text
 from klbench.rows import column_of, where
 from klbench.studies.value import section_figures, section_over_kl, section_tables
 from klbench.studies.value.columns import ALL, FEW_SAMPLES, UNBIASED, VALUES
@@ -65,7 +66,7 @@ def _asked(data: Data) -> Text:
     )
 
 
-def build(tables: Tables) -> Sequence[Block]:
+def build(tables: Tables) -> Sequence[Block | Maker]:
     """Return the warnings, the figures, the tables and the claims."""
     data = Data("", tables)
     if not data.measured:
@@ -78,11 +79,11 @@ def build(tables: Tables) -> Sequence[Block]:
     return [
         *(Paragraph(text, "warning") for text in warnings),
         Paragraph(_asked(data), "note"),
-        *(drawn for make in section_figures.FIGURES if (drawn := make(data)) is not None),
+        *(partial(make, data) for make in section_figures.FIGURES),
         Heading("Tables", 2, "tables"),
-        *section_tables.all_tables(data),
+        partial(section_tables.all_tables, data),
         Heading("Claimed and measured", 2, "claims"),
-        *section_tables.claims(data),
+        partial(section_tables.claims, data),
     ]
 
 
