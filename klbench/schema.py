@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from klbench.rows import Rows
 from klbench.types import ConfigError
@@ -265,7 +265,7 @@ def _holds(values: pd.Series[Any], kind: Type) -> bool:
     if kind == "bool":
         return values.dtype.kind == "b" or all(isinstance(value, bool) for value in values)
     if kind == "text":
-        return all(isinstance(value, str) for value in values)
+        return values.dtype == "str" or all(isinstance(value, str) for value in values)
     if values.infer_objects().dtype.kind not in "iuf":
         return False
     return kind == "float" or bool((values == values.round()).all())
@@ -273,7 +273,7 @@ def _holds(values: pd.Series[Any], kind: Type) -> bool:
 
 def records(table: pd.DataFrame) -> Rows:
     """Return the rows of a table."""
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+    return cast("Rows", table.to_dict("records"))
 
 
 def by_table(schemas: Sequence[Schema]) -> dict[str, Schema]:
