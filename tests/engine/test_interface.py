@@ -367,7 +367,8 @@ def test_a_label_that_is_a_formula(call, tmp_path) -> None:
 def test_python_gives_the_path_and_the_tables(call, path, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "klbench.report.render", lambda folder, outcome: (folder / "index.html").write_text("blank")
+        "klbench.report.render",
+        lambda folder, outcome, **_: (folder / "index.html").write_text("blank"),
     )
     run = klbench.run("value", *ONE)
     assert run.status == "done"
@@ -652,7 +653,8 @@ def test_a_pair_that_is_only_a_class(call, plugin, tmp_path) -> None:
 
 def test_a_terminal_without_unicode_is_no_reason_to_fail(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(
-        "klbench.report.render", lambda folder, outcome: (folder / "index.html").write_text("blank")
+        "klbench.report.render",
+        lambda folder, outcome, **_: (folder / "index.html").write_text("blank"),
     )
     monkeypatch.chdir(tmp_path)
     for encoding in ("ascii", "cp1252"):

@@ -4,6 +4,7 @@ import pandas as pd
 from opening import plain, said
 
 from klbench.report import combine, render
+from klbench.report.writing import made
 from klbench.studies.claims.columns import CLAIMS
 from klbench.studies.claims.section import build, lead
 
@@ -29,7 +30,7 @@ def cards(tables) -> str:
     return plain(
         " ".join(
             str(text)
-            for block in build(tables)
+            for block in made(build(tables))
             for text in (getattr(block, "text", ""), *getattr(block, "items", ()))
         )
     )

@@ -1,5 +1,8 @@
 """The claims study: a row a claim, from the command line to the table."""
 
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
 
@@ -15,7 +18,7 @@ COLUMNS = ["claim", "statement", "verdict", "evidence", "source"]
 
 @pytest.fixture
 def blank_pages(monkeypatch) -> None:
-    monkeypatch.setattr("klbench.report.render", lambda folder, outcome: None)
+    monkeypatch.setattr("klbench.report.render", lambda folder, outcome, **_: None)
 
 
 def run(*names: str, seed: int = 0) -> pd.DataFrame:
@@ -44,6 +47,21 @@ def test_all_are_checked_where_none_is_named() -> None:
 
 def test_one_seed_one_table() -> None:
     pd.testing.assert_frame_equal(run(*FEW, seed=7), run(*FEW, seed=7), check_exact=True)
+
+
+COPIES = """\
+from klbench import context, processes
+from klbench.context import Context
+from klbench.studies.claims.run import ClaimsOptions, run
+names = ("rao_blackwell_never_noisier", "k1_loss_nothing", "straight_through_repairs")
+alone = run(ClaimsOptions(claims=names), Context(0))["claims"]
+processes.own, context.COPY_SECONDS = True, 0.0
+assert run(ClaimsOptions(claims=names), Context(0, workers=2))["claims"].equals(alone)
+"""
+
+
+def test_copies_of_a_process_that_has_used_torch_make_the_same_table() -> None:
+    subprocess.run([sys.executable, "-c", COPIES], check=True, timeout=300)
 
 
 def test_progress_is_told() -> None:
