@@ -4,7 +4,6 @@ import pandas as pd
 from opening import plain, said
 
 from klbench.report import combine, render
-from klbench.report.writing import made
 from klbench.studies.claims.columns import CLAIMS
 from klbench.studies.claims.section import build, lead
 
@@ -30,7 +29,7 @@ def cards(tables) -> str:
     return plain(
         " ".join(
             str(text)
-            for block in made(build(tables))
+            for block in build(tables)
             for text in (getattr(block, "text", ""), *getattr(block, "items", ()))
         )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from klbench.rows import Row
 from klbench.schema import Tables
 from klbench.studies.claims.options import ClaimsOptions
 from klbench.study import Summary
+from klbench.threads import one_thread
 from klbench.workers import copied
 
 LONGEST = 74
@@ -22,7 +24,8 @@ LONGEST = 74
 def check(name: str, seed: int) -> Row:
     """One task: a claim's row."""
     claim = claims.get(name)
-    found = claim.check(seed)
+    with one_thread(torch="torch" in sys.modules):
+        found = claim.check(seed)
     return {
         "claim": claim.name,
         "statement": claim.statement,
@@ -38,7 +41,10 @@ def check(name: str, seed: int) -> Row:
 
 def run(options: ClaimsOptions, context: Context) -> Tables:
     """Table ``claims``: one row a claim."""
-    # Not by workers that would have to load torch, which takes as long as most of the work.
+    # Not by workers that would have to load torch, which takes as long as most of the work: copies
+    # have it.
+    if any(claims.get(name).topic == "gradients" for name in options.claims):
+        import torch  # noqa: F401
     near = replace(context, workers=context.workers if copied() else 1, cluster=None)
     tasks = [(name, (name, context.seed)) for name in options.claims]
     rows = near.collect(check, tasks, short=True)

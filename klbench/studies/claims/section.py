@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 from klbench.report import blocks, plots
 from klbench.report.formulas import formula
@@ -79,18 +78,15 @@ def _figure(found: Sequence[Row]) -> blocks.Figure:
     )
 
 
-def _cards(topic: str, rows: Rows) -> list[blocks.Block]:
-    cards = [SAY.card(row, formula(row["tex"])) for row in rows]
-    return [blocks.Heading(SAY.topic(topic)), blocks.Bullets(cards, cards=True)]
-
-
-def build(tables: blocks.Tables) -> Sequence[blocks.Block | blocks.Maker]:
+def build(tables: blocks.Tables) -> Sequence[blocks.Block]:
     """Return a card for each claim, by topic: those that fail first."""
     found = sorted(_judged(tables), key=lambda row: (BAD, MIXED, GOOD).index(row["tone"]))
-    topics = dict.fromkeys([*TOPICS, *column_of(found, "topic")])
-    return [
-        partial(_cards, topic, rows) for topic in topics if (rows := where(found, topic=topic))
-    ] or [blocks.Paragraph(SAY.nothing(), "warning")]
+    shown: list[blocks.Block] = []
+    for topic in dict.fromkeys([*TOPICS, *column_of(found, "topic")]):
+        cards = [SAY.card(row, formula(row["tex"])) for row in found if row["topic"] == topic]
+        if cards:
+            shown += [blocks.Heading(SAY.topic(topic)), blocks.Bullets(cards, cards=True)]
+    return shown or [blocks.Paragraph(SAY.nothing(), "warning")]
 
 
 TERMS = (
