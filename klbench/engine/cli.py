@@ -60,7 +60,7 @@ def _check_experiment(arguments: Sequence[str]) -> None:
 
     Only where each argument is a plain ``key=value``, so that nothing else can be wrong first.
     """
-    plain = [re.fullmatch(r"\+{0,2}([\w.]+)=([\w.+-]*)", each) for each in arguments]
+    plain = [re.fullmatch(r"\+{0,2}(?!hydra\b)([\w.]+)=([\w./+-]*)", each) for each in arguments]
     names = [each[2] for each in plain if each and each[1] == "exp"]
     if all(plain) and len(names) == 1 and names[0] not in (known := experiments()):
         raise unknown("experiment", names[0], known)

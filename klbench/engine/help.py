@@ -6,20 +6,8 @@ from collections.abc import Mapping
 from textwrap import fill
 
 from klbench import claims, estimators, gradients, pairs
+from klbench.engine import OPTIONS
 from klbench.engine.conf import experiments
-
-OPTIONS = {
-    "--cfg job|hydra|all": (
-        "show the configuration instead of running it; --package=KEY for a part, --resolve for its"
-        " values"
-    ),
-    "--info [WHAT]": (
-        "show where it comes from: all, config, defaults, defaults-tree, plugins, searchpath"
-    ),
-    "--config-dir DIR": "a folder of your own, beside conf/: DIR/exp/NAME.yaml is +exp=NAME",
-    "--shell-completion": 'eval "$(klbench --shell-completion install=bash)"; also zsh and fish',
-}
-"""The command line's options besides ``key=value``."""
 
 
 def text() -> str:

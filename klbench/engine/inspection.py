@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Never
 
 from klbench import inputs
-from klbench.engine import app
-from klbench.engine.help import OPTIONS
+from klbench.engine import OPTIONS, app
 from klbench.types import ConfigError
 
 

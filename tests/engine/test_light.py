@@ -46,7 +46,7 @@ def test_help_and_a_wrong_configuration_load_nothing_heavy(arguments) -> None:
     assert python(run + LISTED) == "[]"
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["+exp=gausian", "samples=1"]])
+@pytest.mark.parametrize("arguments", [["--version"], ["+exp=gausian", "samples=1", "out=/a/b"]])
 def test_what_needs_no_configuration_loads_neither_hydra_nor_numpy(arguments) -> None:
     run = f"from klbench.engine.cli import command_line; command_line({arguments!r}); "
     listed = "import sys; print({'hydra', 'numpy', 'pydantic'} & set(sys.modules))"
