@@ -21,7 +21,7 @@ from klbench.workers import copied, deaf_to, on_processes
 
 CHECKPOINT_SECONDS = 10.0
 """Results are kept no more often than this while shards are merged."""
-START_SECONDS, COPY_SECONDS = 1.0, 0.15
+START_SECONDS, COPY_SECONDS = 1.0, 0.3
 """The CPU seconds that a worker takes to start, most of them imports, and a copy of this process.
 
 Each is to have work for as long at least.
