@@ -34,6 +34,7 @@ class _Integrals:
     def __init__(self, task: GradientTask) -> None:
         self.rule: Callable[[float], Atoms | None] = cache(task.tilted)
         """The task's points for a power of r."""
+        self._squares: Callable[[Atoms], Tensor] = cache(lambda rule: rule.scores.gram()[:, 0, 0])
 
     def __call__(
         self, polynomial: Polynomial, f: Callable[[Atoms, Tensor], Tensor]
@@ -64,7 +65,7 @@ class _Integrals:
         """``E[(polynomial - baseline)^2 ‖s‖^2]``; infinite where it diverges."""
 
         def norm(rule: Atoms, factor: Tensor) -> Tensor:
-            return rule.probability @ (factor[:, 0] * rule.scores.gram()[:, 0, 0])
+            return rule.probability @ (factor[:, 0] * self._squares(rule))
 
         whole = merged((*polynomial, (-baseline, 0.0, 0)))
         value = self(_product(whole, whole), norm)

@@ -56,6 +56,12 @@ def taken_apart(combination: Combination, rollouts: Rollouts) -> tuple[Tensor, T
     """The coefficients of the direct part, ``(n, T)`` twice, by differentiating the surrogate
     loss itself, and its parts.
     """
+    if combination.placement in ("reward", "reward_to_go"):
+        return (
+            torch.zeros_like(rollouts.log_q),
+            torch.zeros_like(rollouts.kl),
+            parts(combination, rollouts),
+        )
     leaves = rollouts.each(Tensor.detach)
     sides = leaves.log_q.requires_grad_(), leaves.kl.requires_grad_()
     pieces = parts(combination, leaves)
