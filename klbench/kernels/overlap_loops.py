@@ -69,7 +69,8 @@ def _probabilities(mark: np.ndarray, row: Any) -> Any:  # pragma: no cover - com
     a = math.exp((mark[0] - from_z) - log_sum)
     d = math.exp((mark[1] - from_y) - (log_sum + shift))
     alike = mark[2] > 0.0
-    return F(a), F(d if alike else 0.0), F(a * math.expm1(rise) if alike else -a), F(d)
+    c = a * math.expm1(rise) if rise < 1.0 else d - a  # the first is NaN where exp(rise) overflows
+    return F(a), F(d if alike else 0.0), F(c if alike else -a), F(d)
 
 
 @compiled((IN, IN, PROBABILITIES), *SUMS)

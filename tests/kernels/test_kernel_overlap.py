@@ -41,8 +41,8 @@ def worst(found, truths):
         assert got.shape == truth.shape
         with np.errstate(invalid="ignore"):
             off = np.where(got == truth, 0.0, np.abs(got - truth) / (1 + np.abs(truth)))
-        error = max(error, float(off.max()))
-    return error
+        error = np.maximum(error, off.max())  # NaN stays
+    return float(error)
 
 
 def exact(policy, reference, beta, ks, support):
@@ -50,7 +50,7 @@ def exact(policy, reference, beta, ks, support):
     q, p = probabilities(policy), probabilities(reference)
     owner = (policy if support == "policy" else reference).double().cpu().numpy()
     order = np.argsort(-owner, axis=-1, kind="stable")
-    mixed = beta * p + (1 - beta) * q
+    mixed = np.maximum(beta * p + (1 - beta) * q, np.finfo(float).tiny)  # 0 too early
 
     def divergence(a, b):
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
