@@ -44,7 +44,7 @@ from klbench.kernels.words import (
 )
 
 HALF = 0.5
-NOTHING = (math.nan,) * 7
+NOTHING = (math.nan,) * 8
 INDEX = types.Array(types.int64, 1, "C", readonly=True)
 PLACES = types.Array(types.int64, 2, "C")
 WEIGHTS = types.Array(types.float32, 2, "C", readonly=True)
@@ -101,7 +101,7 @@ def forward(
     keep = second.size > 0
     kept = size if keep else min(size, TILE)
     weight_z, weight_y = np.empty(kept, F), np.empty(kept, F)
-    marks = np.empty(((size + TILE - 1) // TILE, 4))
+    marks = np.empty(((size + TILE - 1) // TILE, 10))
     best = np.empty(TILE, F)
     variation, beta, series, by_policy, search = asked
     same = policy[2] == reference[2] != FULL
@@ -160,6 +160,8 @@ def forward(
             mark[0] = from_z if top_z > ABSENT else -np.inf  # all exponentials so far are 0
             mark[1] = from_y if top_y > ABSENT else -np.inf
             mark[2], mark[3] = are_alike, most_z if by_policy else most_y
+            mark[4], mark[5], mark[6], mark[7] = least_g, most_g, part[0], part[1]
+            mark[8], mark[9] = part[2], part[7]
             if search:
                 raise_to(best[:n], tile_z if by_policy else tile_y)
             q += part[0]
