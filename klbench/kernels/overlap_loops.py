@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from klbench.kernels.sums import EXACT, MANTISSA, ONE, SUMS, ZERO
+from klbench.kernels.sums import EXACT, ONE, SUMS, ZERO
 from klbench.kernels.words import (
     ABSENT,
     IN,
@@ -24,14 +24,13 @@ from klbench.kernels.words import (
     TILE,
     F,
     compiled,
-    finite,
     larger,
-    tile,
+    logit,
 )
 
-LANES, BLOCK = 64, 128
-"""Groups of logits in a tile, of which each is known by its largest; and probabilities at a time
-where some are far and some are close.
+LANES, BEST, BLOCK = 64, 512, 128
+"""Groups of logits in a tile, of which each is known by its largest; how many of these are kept to
+bound the most probable ones; and probabilities at a time where some are far and some are close.
 """
 HALF, LN2, TINY = F(0.5), F(math.log(2.0)), F(1e-37)
 MIDDLE, EXPONENT, PER_BIT = np.int32(0x3F3504F3), np.int32(-0x800000), F(math.log(2.0) / 2.0**23)
@@ -163,16 +162,16 @@ def _shannon(
 
     There the sums of ``p log p`` and ``q log q`` are known, and ``m log m`` is all that is left.
     """
-    if mark[2] > 0.0 or max(mark[5] - shift, shift - mark[4]) < REACH:
+    if mark[2] > 0.0 or max(mark[4] - shift, shift - mark[3]) < REACH:
         total, most = _near(e, f, to, c)
         if most < CLOSE:
             return total
     else:
         of_p, of_q = beta * np.float64(to[3]), (1.0 - beta) * np.float64(to[0])
-        mass = of_p * mark[7] + of_q * mark[6]
+        mass = of_p * mark[6] + of_q * mark[5]
         a, b = of_q / mass, of_p / mass
-        total = a * (mark[8] + math.log(np.float64(to[0]) / mass) * mark[6])
-        total += b * (mark[9] + math.log(np.float64(to[3]) / mass) * mark[7])
+        total = a * (mark[7] + math.log(np.float64(to[0]) / mass) * mark[5])
+        total += b * (mark[8] + math.log(np.float64(to[3]) / mass) * mark[6])
         total -= _own_logs(e, f, F(a), F(b))
         if total > FAR:
             return total * mass
@@ -215,9 +214,9 @@ def overlap(
     """Fill a row of ``out``: columns as of :mod:`klbench.kernels.overlap`.
 
     ``beta`` is 0, and ``places``, the support, empty, where nobody asks. A mark holds the offsets
-    of both logits, whether the tile is alike, the largest logit of whom the support is, the least
-    and largest of ``y - z``, and the first look's sums of e, f, ``e log e`` and, where the tile is
-    not alike, ``f log f``. Tiles are taken from the last, which are still in the nearest caches.
+    of both logits, whether the tile is alike, the least and largest of ``y - z``, the first look's
+    sums of e, f, ``e log e`` and, where the tile is not alike, ``f log f``, and the largest logit
+    of whom the support is. Tiles are taken from the last, which are still in the nearest caches.
     """
     for k in range(4):
         out[k] = 0.0
@@ -237,48 +236,100 @@ def overlap(
         out[3] += to[1] * total[0] + to[3] * total[1]
 
 
-@compiled((ROW, IN))
-def raise_to(to: np.ndarray, x: np.ndarray) -> None:  # pragma: no cover - compiled
-    """The larger of both, in place."""
+@compiled((IN, types.int64, ROW, ROW))
+def lead(
+    x: np.ndarray, t: int, groups: np.ndarray, best: np.ndarray
+) -> None:  # pragma: no cover - compiled
+    """Find the largest of each group of logits of tile t, every ``LANES``-th, and raise ``best``.
+
+    Nothing is known of a tile that is not full.
+    """
+    to, top = groups[t * LANES : (t + 1) * LANES], best[t * LANES % BEST : t * LANES % BEST + LANES]
+    if x.size < TILE:
+        to[:] = INFINITE
+        return
+    for i in range(LANES):
+        left = larger(larger(x[i], x[i + 64]), larger(x[i + 128], x[i + 192]))
+        right = larger(larger(x[i + 256], x[i + 320]), larger(x[i + 384], x[i + 448]))
+        to[i] = larger(left, right)
+        top[i] = larger(to[i], top[i])
+
+
+@compiled((IN, types.float32), *SUMS)
+def _count(x: np.ndarray, bound: float) -> Any:  # pragma: no cover - compiled
+    """How many are not below the bound."""
+    count = ZERO
     for i in range(x.size):
-        to[i] = larger(x[i], to[i])
+        count += ONE if x[i] >= bound else ZERO
+    return count
 
 
-@compiled((IN,))
-def _largest(x: np.ndarray) -> Any:  # pragma: no cover - compiled
-    """The largest of a few."""
-    top = -INFINITE
-    for i in range(x.size):
-        top = larger(x[i], top)
-    return top
+@compiled((types.float32,))
+def _order(x: float) -> Any:  # pragma: no cover - compiled
+    """An integer that grows with x, by its bits."""
+    bits = np.int64(F(x).view(np.int32))
+    return bits if bits >= 0 else -0x80000000 - bits
 
 
-@compiled((LOGITS, types.int64, types.int64, IN, TABLE, PLACES))
+@compiled((IN, types.int64))
+def _bound(x: np.ndarray, k: int) -> Any:  # pragma: no cover - compiled
+    """A number that k of x are not below, if no more than their k-th largest, by halving."""
+    low, high, bound = _order(-INFINITE), _order(INFINITE), -INFINITE
+    while high - low > 1:
+        middle = (low + high) >> 1
+        value = np.int32(middle if middle >= 0 else -0x80000000 - middle).view(np.float32)
+        count = _count(x, value)
+        if count < k:
+            high = middle
+        else:
+            low, bound = middle, value
+            if count == k:
+                break
+    return bound if bound > ABSENT else -INFINITE
+
+
+@compiled((LOGITS, types.int64, types.int64, IN, IN, TABLE, PLACES))
 def leading(
-    logits: Any, row: int, size: int, best: np.ndarray, marks: np.ndarray, places: np.ndarray
+    logits: Any,
+    row: int,
+    size: int,
+    groups: np.ndarray,
+    best: np.ndarray,
+    marks: np.ndarray,
+    places: np.ndarray,
 ) -> None:  # pragma: no cover - compiled
     """Fill ``places`` with the row's largest logits', in order, of equal ones the first first.
 
-    None of them is below the k-th largest of ``best``, the largest at each place of the tiles.
+    None of them is below the k-th largest of ``best``, each the largest of other groups. Logits are
+    ordered with their places, as one integer, which stands in ``places`` first.
     """
-    wide, k, known = np.empty(TILE, F), places.size, 0
-    value, bound = np.empty(k, F), np.partition(best, TILE - k)[TILE - k]
-    bound = bound if bound > ABSENT else -INFINITE
-    for start in range(0, size, TILE):
-        if marks[start // TILE, 3] < bound:
+    k, known, bound = places.size, 0, _bound(best, places.size)
+    hits, count = np.empty(groups.size, np.int64), 0
+    for t in range(len(marks)):
+        if marks[t, 9] < bound:
             continue
-        n = min(TILE, size - start)
-        part = tile(logits, row, size, start, start + n, wide)
-        for begin in range(0, n, BLOCK):
-            block = part[begin : min(begin + BLOCK, n)]
-            if _largest(block) < bound:
+        for group in range(LANES):
+            if not groups[t * LANES + group] < bound:
+                hits[count] = t * TILE + group
+                count += 1
+    value, per = np.empty(TILE, F), TILE // LANES
+    for first in range(0, count, LANES):
+        some = hits[first : min(first + LANES, count)]
+        for i in range(some.size):
+            for j in range(per):
+                value[i * per + j] = logit(logits, row, min(some[i] + j * LANES, size - 1))
+        for i in range(some.size * per):
+            place = some[i // per] + i % per * LANES
+            if value[i] < bound or place >= size:
                 continue
-            for i in range(block.size):
-                x = finite(block[i])
-                if x >= bound and (known < k or x > value[k - 1]):
-                    known = min(known + 1, k)
-                    at = known - 1
-                    while at > 0 and value[at - 1] < x:
-                        value[at], places[at] = value[at - 1], places[at - 1]
-                        at -= 1
-                    value[at], places[at] = x, start + begin + i
+            key = (_order(value[i]) << 32) - place
+            if known == k and key <= places[k - 1]:
+                continue
+            known = min(known + 1, k)
+            at = known - 1
+            while at > 0 and places[at - 1] < key:
+                places[at] = places[at - 1]
+                at -= 1
+            places[at] = key
+    for at in range(k):
+        places[at] = -places[at] & 0xFFFFFFFF
