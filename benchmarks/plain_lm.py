@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -44,6 +43,16 @@ MODELS = {
     "embedded": ("embedded:finetuned-midway", "embedded:reference"),
     "real": ("smollm2:finetuned", "smollm2"),
 }
+STARTED = """
+import os, subprocess, sys, time
+began = time.perf_counter()
+running = subprocess.Popen(sys.argv[1:])
+_, status, used = os.wait4(running.pid, 0)
+took = time.perf_counter() - began
+print(used.ru_utime + used.ru_stime, took, used.ru_maxrss / 1024)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+"""Run a command and say last what it took."""
 Row = dict[str, Any]
 
 
@@ -130,18 +139,18 @@ def loop(asked: argparse.Namespace) -> None:
 
 
 def process(words: Sequence[str]) -> tuple[float, float, float, str]:
-    """Return a process's CPU seconds, wall seconds, most memory in MiB, and its last line."""
-    started = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as said:
-        running = subprocess.Popen([sys.executable, *words], stdout=said, cwd=ROOT)
-        _, status, used = os.wait4(running.pid, 0)
-        running.returncode = os.waitstatus_to_exitcode(status)
-        took = time.perf_counter() - started
-        said.seek(0)
-        lines = said.read().splitlines()
-    if running.returncode:
-        raise SystemExit(f"{' '.join(words)} ended with {running.returncode}")
-    return used.ru_utime + used.ru_stime, took, used.ru_maxrss / 1024, lines[-1]
+    """Return a process's CPU seconds, wall seconds, most memory in MiB, and its last line.
+
+    It is started by a small one: until it begins its own program, a process counts the memory of
+    whoever started it as its own.
+    """
+    started = [sys.executable, "-c", STARTED, sys.executable, *words]
+    found = subprocess.run(started, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    *lines, last = found.stdout.splitlines()
+    if found.returncode:
+        raise SystemExit(f"{' '.join(words)} ended with {found.returncode}")
+    processor, clock, memory = map(float, last.split())
+    return processor, clock, memory, lines[-1]
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,34 @@ PACKAGES = (
 )
 
 
-def _cpuinfo() -> dict[str, str]:
-    """Return what Linux says of the first processor; empty elsewhere."""
-    info = Path("/proc/cpuinfo")
+def _said(file: str) -> dict[str, str]:
+    """Return the first entries of a file in which Linux describes itself; empty elsewhere."""
+    info = Path(file)
     first = info.read_text().partition("\n\n")[0] if info.exists() else ""
     return {
         key.strip(): value.strip()
         for key, _, value in (line.partition(":") for line in first.splitlines())
     }
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Return what is known of the first processor."""
+    return _said("/proc/cpuinfo")
+
+
+def peak_memory() -> float:
+    """Return the most memory that this process has held, in MiB.
+
+    NaN where the system does not say. ``getrusage`` would count what whoever started it held then.
+    """
+    if most := _said("/proc/self/status").get("VmHWM"):
+        return float(most.removesuffix(" kB")) / 2**10
+    try:
+        import resource
+    except ImportError:
+        return math.nan
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def _cpu() -> str:

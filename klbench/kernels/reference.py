@@ -10,8 +10,12 @@ from torch import Tensor
 from klbench.kernels.autograd import ABSENT, FOUND, LOG_SUM_Q, SHIFT
 from klbench.kernels.overlap import Asked, Looks, log_probs
 
-BLOCK = 2**20
-"""Logits in a block, unless told: 8 MiB of float64."""
+CACHED, BLOCK = 2**16, 2**20
+"""Logits in a block, unless told: in main memory what a core's own cache holds in float64."""
+
+
+def _rows(x: Tensor) -> int:
+    return max(1, (CACHED if x.device.type == "cpu" else BLOCK) // x.shape[1])
 
 
 def obstacle(policy: Tensor, reference: Tensor) -> str | None:
@@ -49,7 +53,7 @@ def _block(policy: Tensor, reference: Tensor, tokens: Tensor) -> tuple[Tensor, .
 
 def leading(logits: Tensor, k: int, block_rows: int | None) -> Tensor:
     """Return the ids of the k largest logits, in order, ``(n, k)``, by a stable sort."""
-    rows = block_rows or max(1, BLOCK // logits.shape[1])
+    rows = block_rows or _rows(logits)
     parts = [
         _log_softmax(x).sort(dim=-1, descending=True, stable=True).indices[:, :k]
         for x in torch.split(logits, rows)
@@ -71,8 +75,7 @@ def normalisers(policy: Tensor, reference: Tensor) -> Tensor:
     """
     found = torch.zeros(len(policy), FOUND, dtype=torch.float64, device=policy.device)
     for x, column in ((policy, LOG_SUM_Q), (reference, SHIFT)):
-        rows = max(1, BLOCK // x.shape[1])
-        parts = [_log_sum(part) for part in torch.split(x, rows)]
+        parts = [_log_sum(part) for part in torch.split(x, _rows(x))]
         found[:, column] = torch.cat(parts)
     found[:, SHIFT] -= found[:, LOG_SUM_Q]
     return found
@@ -81,8 +84,8 @@ def normalisers(policy: Tensor, reference: Tensor) -> Tensor:
 def looks(policy: Tensor, reference: Tensor, asked: Asked, block_rows: int | None) -> Looks:
     """Return the result of :class:`klbench.kernels.autograd.Implementation`, without the five."""
     places = leading(*asked.support(policy, reference), block_rows)
-    n, size = policy.shape
-    rows = block_rows or max(1, BLOCK // size)
+    n = len(policy)
+    rows = block_rows or _rows(policy)
     out = torch.zeros(n, 4, dtype=torch.float64, device=policy.device)
     for start in range(0, n, rows):
         block = slice(start, start + rows)
@@ -113,7 +116,7 @@ def divergences(
     A gradient of 0 that arrives at an infinite divergence makes NaN here, as autograd does with 0
     times infinity.
     """
-    rows = block_rows or max(1, BLOCK // policy.shape[1])
+    rows = block_rows or _rows(policy)
     starts = range(0, max(1, len(tokens)), rows)  # one block at least, if an empty one
     blocks = [
         _block(*(x[start : start + rows] for x in (policy, reference, tokens))) for start in starts

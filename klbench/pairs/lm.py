@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from klbench.lm.scoring import Scores
 
 COLDEST = 1e-6
+FEW = 1024
+"""Tokens of a vocabulary up to which plain torch scores in main memory."""
 
 
 def threads(*models: LanguageModel) -> AbstractContextManager[None]:
@@ -265,18 +267,24 @@ class LmPair(Pair):
             token,
             mask,
             batch=self._scoring,
-            kernel=self.kernel,
+            kernel=self.chosen_kernel,
             truncate=truncate,
             temperature=self.scored_temperature,
         )
 
     @property
     def chosen_kernel(self) -> str:
-        """The kernel that scores, where ``kernel`` leaves the choice to the device."""
+        """The kernel that scores, where ``kernel`` leaves the choice.
+
+        Plain torch is enough for few tokens: compiled loops take longer to load than they save.
+        """
         import torch
 
         from klbench.kernels import choose
 
+        few = self.device == "cpu" and self._models[0].vocabulary <= FEW
+        if self.kernel == "auto" and few:
+            return "reference"
         dtype = torch.float32 if self.dtype == "int8" else getattr(torch, self.dtype)
         return choose(
             torch.empty(0, 1, dtype=dtype, device=self.device),

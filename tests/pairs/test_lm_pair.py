@@ -220,9 +220,12 @@ def test_prompts_of_a_file(tmp_path) -> None:
     assert chosen.completions(0, 0, 5).prompt.tolist() == [0, 1, 0, 1, 0]
 
 
-def test_the_kernel_that_is_chosen_is_told() -> None:
-    assert pair().chosen_kernel == pair(kernel="cpu").chosen_kernel == "cpu"
-    assert pair(kernel="reference").chosen_kernel == "reference"
+def test_the_kernel_that_is_chosen_is_told(monkeypatch) -> None:
+    """Plain torch for the few tokens of an embedded model, compiled loops for many."""
+    assert pair().chosen_kernel == pair(kernel="reference").chosen_kernel == "reference"
+    assert pair(kernel="cpu").chosen_kernel == "cpu"
+    monkeypatch.setattr("klbench.pairs.lm.FEW", 1)
+    assert pair().chosen_kernel == "cpu"
 
 
 def test_a_batch_that_did_not_fit_stays_halved_from_shard_to_shard(monkeypatch) -> None:

@@ -5,7 +5,6 @@ Terms per token and per sequence, sums, positions, tokens, tails.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from klbench import estimators
+from klbench.machine import peak_memory
 from klbench.studies.lm.found import (
     KEPT_COMPLETIONS,
     KEPT_TOKENS,
@@ -224,19 +224,9 @@ def _by_prompt(shard: Shard) -> Prompts | None:
     return Prompts.of_completions(prompt, k1, k3, None if exact is None else shard.summed(exact))
 
 
-def peak_memory(device: str = "cpu") -> float:
-    """Return the most memory that this process has held, or on a GPU its tensors, MiB.
-
-    NaN where the system does not say.
-    """
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    try:
-        import resource
-    except ImportError:
-        return float("nan")
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+def _peak_memory(device: str) -> float:
+    """Return the most memory that this process has held, or on a GPU its tensors, MiB."""
+    return torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else peak_memory()
 
 
 def _stages(completions: Completions) -> np.ndarray:
@@ -291,7 +281,7 @@ def found_in(
                 np.array(seconds),
                 _stages(completions),
                 np.array(spent),
-                np.array(peak_memory(device)),
+                np.array(_peak_memory(device)),
             ),
             _checks(shard),
             _by_prompt(shard),
