@@ -257,7 +257,7 @@ def lead(
 
 @compiled((IN, types.float32), *SUMS)
 def _count(x: np.ndarray, bound: float) -> Any:  # pragma: no cover - compiled
-    """How many are not below the bound."""
+    """The number of those that are not below the bound."""
     count = ZERO
     for i in range(x.size):
         count += ONE if x[i] >= bound else ZERO
