@@ -6,7 +6,7 @@ In float32, the ``cpu`` kernel has to take at most 2.2 reads (measured: 1.9 to 2
 as fast as both log-softmaxes and the exact sum, and faster than what has the tokens'
 log-probabilities alone; all in the same rounds. In 16 bits it has at most a tenth more than 2.2
 reads of float32 logits. With total variation it has at most 1.4 times the time without (measured:
-1.1 to 1.2). Processor time of one thread, which other work disturbs least.
+1.2 to 1.3). Processor time of one thread, which other work disturbs least.
 """
 
 from __future__ import annotations

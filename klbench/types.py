@@ -350,10 +350,10 @@ class Scores(Protocol):
     at t. 0 where masked.
     """
 
-    def pull(self, token: Tensor, full: Tensor) -> Tensor:
+    def pull(self, token: Tensor, full: Tensor | None = None) -> Tensor:
         """``sum of token[x, t] s_t(x) + full[x, t] d_t(x)`` over sequences and tokens.
 
-        ``(..., n, T)`` to ``(..., parameters)``.
+        ``(..., n, T)`` to ``(..., parameters)``; without ``full`` of the scores alone.
         """
 
     def gram(self) -> Tensor:

@@ -64,7 +64,7 @@ def expected(of: GradientTask, coefficient: Coefficient) -> Tensor:
     total = []
     for atoms in enumerated(of):
         token = atoms.probability[:, None] * coefficient(atoms.rollouts) * atoms.rollouts.mask
-        total.append(atoms.scores.pull(token, torch.zeros_like(token)))
+        total.append(atoms.scores.pull(token))
     return torch.stack(total).mean(0)
 
 
@@ -77,7 +77,7 @@ def noise(of: GradientTask, coefficient: Coefficient) -> float:
         squares = ((c[:, None, :] @ atoms.scores.gram()[:, :tokens, :tokens]) * c[:, None, :]).sum(
             (-1, -2)
         )
-        mean = atoms.scores.pull(atoms.probability[:, None] * c, 0.0 * c)
+        mean = atoms.scores.pull(atoms.probability[:, None] * c)
         total += float(atoms.probability @ squares - mean @ mean)
     return math.sqrt(total / len(enumerated(of)))
 

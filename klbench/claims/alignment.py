@@ -224,7 +224,7 @@ def _exceptions(atoms: Atoms) -> tuple[float, float]:
 
     n = len(atoms.probability)
     rows = torch.eye(n, dtype=torch.float64)[:, :, None] * atoms.rollouts.mask
-    scores = torch.stack([atoms.scores.pull(row, torch.zeros_like(row)) for row in rows])
+    scores = torch.stack([atoms.scores.pull(row) for row in rows])
     gram = scores @ scores.T
     falls, rises = gram > gram.diagonal()[:, None], gram > gram.diagonal()[None, :]
     return float(falls.sum()) / (n * (n - 1)), float(rises.sum()) / (n * (n - 1))

@@ -334,7 +334,7 @@ def _groups_of_two(of: GradientTask, baseline: Callable[[Tensor, Tensor], Tensor
         p, u = atoms.probability, penalty(atoms.rollouts)
         advantage = (u - baseline(u, u.T)) @ p
         token = (p * advantage)[:, None] * atoms.rollouts.mask
-        total.append(atoms.scores.pull(token, torch.zeros_like(token)))
+        total.append(atoms.scores.pull(token))
     return torch.stack(total).mean(0)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
 from typing import Literal
 
+import numpy as np
 from pydantic import ConfigDict
 
 from klbench import estimators
@@ -254,6 +255,37 @@ class Combination:
     def signed(self) -> bool:
         """True where the weight depends on the sign of the advantage."""
         return any(KINDS[each.kind].signed for each in self.factors)
+
+    @cached_property
+    def unweighted(self) -> bool:
+        """True where on-policy every weight is 1, whatever the sign of the advantage."""
+        ones, advantage = np.ones((2, 1)), np.array([[-1.0], [1.0]])
+        sides = dict.fromkeys(("q", "old", "mu"), -ones)
+        weight = corrections.product(self.factors, sides, ones > 0.0, advantage=advantage)
+        return bool((weight == 1.0).all())
+
+    def computed(self, *, on_policy: bool) -> Combination:
+        """Return what this combination computes, by its parts alone: without names and claims.
+
+        On-policy also without detached weights that are 1.
+        """
+        weightless = (
+            on_policy and self.unweighted and not (self.ratio_gradient or self.per_decision)
+        )
+        return replace(
+            self,
+            name="",
+            correction="none" if weightless else self.correction,
+            cap=CAP if weightless else self.cap,
+            normalised=self.normalised and not weightless,
+            claim=None,
+            off_policy=False,
+            one_token=None,
+            aliases=(),
+            used_by="",
+            called_unbiased_by="",
+            source="",
+        )
 
     @property
     def _weighs(self) -> bool:

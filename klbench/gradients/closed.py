@@ -6,13 +6,13 @@ Gaussians and exponentials.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from klbench import estimators
-from klbench.gradients import corrections
 from klbench.gradients._combination import GROUPED, SCORED, Combination, coefficient, merged
 from klbench.gradients.exact import GradientMoments
 from klbench.types import Atoms, GradientTask, Polynomial
@@ -32,17 +32,16 @@ class _Integrals:
     """``E_q[c r^a (log r)^b f]`` for the task's own points; None where it diverges."""
 
     def __init__(self, task: GradientTask) -> None:
-        self._task = task
-        self._rules: dict[float, Atoms | None] = {}
+        self.rule: Callable[[float], Atoms | None] = cache(task.tilted)
+        """The task's points for a power of r."""
+        self._squares: Callable[[Atoms], Tensor] = cache(lambda rule: rule.scores.gram()[:, 0, 0])
 
     def __call__(
         self, polynomial: Polynomial, f: Callable[[Atoms, Tensor], Tensor]
     ) -> Tensor | None:
         result = None
         for power in {a for _, a, _ in polynomial} or {0.0}:  # all has cancelled: 0
-            if power not in self._rules:
-                self._rules[power] = self._task.tilted(power)
-            rule = self._rules[power]
+            rule = self.rule(power)
             if rule is None:
                 return None
             log_ratio = rule.rollouts.log_p - rule.rollouts.log_q
@@ -58,7 +57,7 @@ class _Integrals:
         """``E[(polynomial - baseline) s]``."""
 
         def pulled(rule: Atoms, factor: Tensor) -> Tensor:
-            return rule.scores.pull(rule.probability[:, None] * factor, torch.zeros_like(factor))
+            return rule.scores.pull(rule.probability[:, None] * factor)
 
         return self((*polynomial, (-baseline, 0.0, 0)), pulled)
 
@@ -66,7 +65,7 @@ class _Integrals:
         """``E[(polynomial - baseline)^2 ‖s‖^2]``; infinite where it diverges."""
 
         def norm(rule: Atoms, factor: Tensor) -> Tensor:
-            return rule.probability @ (factor[:, 0] * rule.scores.gram()[:, 0, 0])
+            return rule.probability @ (factor[:, 0] * self._squares(rule))
 
         whole = merged((*polynomial, (-baseline, 0.0, 0)))
         value = self(_product(whole, whole), norm)
@@ -77,23 +76,30 @@ class _Integrals:
         return math.nan if value is None else float(value)
 
 
-def _unweighted(combination: Combination) -> bool:
-    """Return whether on-policy every weight is 1, and the penalty is to the reference."""
-    one = torch.ones(1, 1, dtype=torch.float64)
-    sides = dict.fromkeys(("q", "old", "mu"), -one)
-    weight = corrections.product(combination.factors, sides, one > 0.0, advantage=-one)
-    return float(weight) == 1.0 and combination.reference == "reference"
-
-
-def moments(combination: Combination, task: GradientTask) -> GradientMoments | None:
-    """Expected gradient and variance of a combination on-policy.
+def all_moments(
+    combinations: Iterable[Combination], task: GradientTask
+) -> list[GradientMoments | None]:
+    """Expected gradient and variance of each combination on-policy.
 
     None where no closed form serves or the mean diverges.
     """
     integrals = _Integrals(task)
-    if task.atoms() is not None or task.tilted(0.0) is None or not _unweighted(combination):
-        return None
+    if task.atoms() is not None or integrals.rule(0.0) is None:
+        return [None for _ in combinations]
     kl = integrals.expectation(((-1.0, 0.0, 1),))
+    return [_moments(each, task, integrals, kl) for each in combinations]
+
+
+def moments(combination: Combination, task: GradientTask) -> GradientMoments | None:
+    """:func:`all_moments` of one combination."""
+    return all_moments([combination], task)[0]
+
+
+def _moments(
+    combination: Combination, task: GradientTask, integrals: _Integrals, kl: float
+) -> GradientMoments | None:
+    if not combination.unweighted or combination.reference != "reference":
+        return None
     if combination.placement in ("full", "full_with_score"):
         exact = task.gradient("kl_qp")
         return GradientMoments(

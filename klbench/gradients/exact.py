@@ -15,7 +15,7 @@ from torch import Tensor
 
 from klbench import estimators
 from klbench.gradients import normalised, token_mean
-from klbench.gradients._combination import GROUPED, Combination, coefficient
+from klbench.gradients._combination import EXACT, GROUPED, Combination, coefficient
 from klbench.gradients.coefficients import Coefficients, log_probability
 from klbench.gradients.group import Group
 from klbench.gradients.surrogate import Parts, parts
@@ -56,14 +56,21 @@ def taken_apart(combination: Combination, rollouts: Rollouts) -> tuple[Tensor, T
     """The coefficients of the direct part, ``(n, T)`` twice, by differentiating the surrogate
     loss itself, and its parts.
     """
-    log_q, kl = (x.detach().clone().requires_grad_() for x in (rollouts.log_q, rollouts.kl))
-    pieces = parts(combination, replace(rollouts, log_q=log_q, kl=kl))
+    if combination.placement in ("reward", "reward_to_go"):
+        return (
+            torch.zeros_like(rollouts.log_q),
+            torch.zeros_like(rollouts.kl),
+            parts(combination, rollouts),
+        )
+    leaves = rollouts.each(Tensor.detach)
+    sides = leaves.log_q.requires_grad_(), leaves.kl.requires_grad_()
+    pieces = parts(combination, leaves)
     if not pieces.direct.requires_grad:
-        return torch.zeros_like(log_q), torch.zeros_like(kl), pieces
+        return torch.zeros_like(rollouts.log_q), torch.zeros_like(rollouts.kl), pieces
     token, full = torch.autograd.grad(
-        pieces.direct.sum(), (log_q, kl), allow_unused=True, materialize_grads=True
+        pieces.direct.sum(), sides, allow_unused=True, materialize_grads=True
     )
-    return token * rollouts.mask, full * rollouts.mask, pieces
+    return rollouts.kept(token), rollouts.kept(full), pieces
 
 
 NEAR = 1.0
@@ -159,7 +166,8 @@ def _whole(combination: Combination, rollouts: Rollouts) -> tuple[Coefficients, 
     if cancelled is not None:
         exact, log_scale, far = cancelled
         token, size = torch.where(far, exact, token), torch.where(far, exact.abs(), size)
-    return Coefficients(token, full, log_scale), size * rollouts.mask, pieces
+    of_kl = full if combination.estimator == EXACT else None
+    return Coefficients(token, of_kl, log_scale), size * rollouts.mask, pieces
 
 
 def _mean_return(combination: Combination, returns: Tensor, atoms: Atoms) -> Tensor:
@@ -181,31 +189,30 @@ def _mean_return(combination: Combination, returns: Tensor, atoms: Atoms) -> Ten
 
 
 def _total(
-    combination: Combination, whole: Coefficients, pieces: Parts, atoms: Atoms
+    combination: Combination, whole: Coefficients, pieces: Parts, atoms: Atoms, reward: Tensor
 ) -> Coefficients:
-    """Coefficients of reward and penalty together, where the reward is ``log q/p`` and every
-    return is centred.
+    """Coefficients of reward and penalty together, where every return is centred.
+
+    ``reward`` is each token's, ``(n, T)``: that of its sequence, centred.
     """
-    rollouts, p = atoms.rollouts, atoms.probability
     token, unit = whole.token, (-whole.log_scale).exp()
     if pieces.weights is not None and pieces.returns is not None:
         token = token - pieces.weights * _mean_return(combination, pieces.returns, atoms) * unit
-    reward = -(rollouts.log_p - rollouts.log_q).sum(-1, keepdim=True)
-    return Coefficients(
-        token - (reward - p @ reward) * rollouts.mask * unit, whole.full, whole.log_scale
-    )
+    return replace(whole, token=token - reward * unit)
 
 
 def _over_their_mean(
     whole: Coefficients, shares: Tensor, atoms: Atoms, gram: Tensor, group: int
 ) -> tuple[Tensor, float]:
     """The moments of a group whose weights are divided by their mean over it."""
-    vectors = torch.cat([whole.token, whole.full], dim=-1)
+    vectors, full = whole.vectors, whole.full
 
     def pull(factor: Tensor) -> Tensor:
-        return atoms.scores.pull(factor[:, None] * whole.token, factor[:, None] * whole.full)
+        factor = factor[:, None]
+        return atoms.scores.pull(factor * whole.token, None if full is None else factor * full)
 
-    squares = torch.einsum("ni,nij,nj->n", vectors, gram, vectors)
+    size = vectors.shape[-1]
+    squares = torch.einsum("ni,nij,nj->n", vectors, gram[:, :size, :size], vectors)
     return normalised.moments(
         normalised.Samples(atoms.probability, shares[:, 0], shares[:, 1], squares, pull), group
     )
@@ -241,21 +248,18 @@ def _grouped(
         return None
     assert pieces.weights is not None
     assert pieces.returns is not None
-    direct = torch.cat([whole.token - pieces.weights * pieces.returns, whole.full], dim=-1)
+    direct = replace(whole, token=whole.token - pieces.weights * pieces.returns).vectors
     groups = Group(
-        atoms, gram, pieces.weights, pieces.returns, direct if whole.full.any() else None
+        atoms, gram, pieces.weights, pieces.returns, None if whole.full is None else direct
     )
     if not bool(whole.log_scale.any()) or bool(pieces.returns.isfinite().all()):
-        gradient, variance = groups.moments(group)
-    else:  # returns beyond a float, the same for all tokens of a sequence
-        gradient = whole.pull(atoms) - _mean_return(combination, pieces.returns, atoms)[
-            0
-        ] * groups.pull(pieces.weights)
-        # A single sequence's second moment is part of it.
-        infinite = bool(whole.second_moment(atoms, gram).isinf())
-        variance = math.inf if infinite else math.nan
-    shrink = 1 - 1 / group if combination.baseline == "batch_mean" else 1.0
-    return shrink * gradient, shrink**2 * variance
+        return groups.moments(group)
+    # Returns beyond a float are the same for all tokens of a sequence.
+    mean_return = _mean_return(combination, pieces.returns, atoms)[0]
+    gradient = whole.pull(atoms) - mean_return * groups.pull(pieces.weights)
+    # A single sequence's second moment is part of it.
+    infinite = bool(whole.second_moment(atoms, gram).isinf())
+    return gradient, math.inf if infinite else math.nan
 
 
 def _own(whole: Coefficients, atoms: Atoms, gram: Tensor) -> tuple[Tensor, list[float]]:
@@ -272,13 +276,16 @@ def _prompt(
     The products with the scores, which are much longer than what multiplies them, are of all
     combinations together.
     """
-    found = [_whole(each, atoms.rollouts) for each in combinations]
+    rollouts, p = atoms.rollouts, atoms.probability
+    found = [_whole(each, rollouts) for each in combinations]
     together = Coefficients.stacked(whole for whole, _, _ in found)
     means, variances = _own(together, atoms, gram)
     totals: Sequence[float | None] = [None] * len(found)
     if on_policy:
+        reward = -(rollouts.log_p - rollouts.log_q).sum(-1, keepdim=True)
+        reward = (reward - p @ reward) * rollouts.mask
         both = (
-            _total(each, whole, pieces, atoms)
+            _total(each, whole, pieces, atoms, reward)
             for each, (whole, _, pieces) in zip(combinations, found, strict=True)
         )
         totals = _own(Coefficients.stacked(both), atoms, gram)[1]
@@ -305,37 +312,39 @@ def all_moments(
     prompts: Iterator[Atoms] | None = task.atoms()
     if prompts is None:
         raise ValueError("this task cannot be enumerated")
-    found: list[list[GradientMoments]] = []
+    # The mean of the group is the mean of the others but for a factor of the gradient.
+    sources = [
+        replace(each, baseline="leave_one_out") if each.baseline == "batch_mean" else each
+        for each in combinations
+    ]
+    found: dict[Combination, list[GradientMoments]] = {each: [] for each in sources}
+    parted = [
+        [each for each in found if (each.estimator == EXACT) is full] for full in (False, True)
+    ]
+    on_policy = task.staleness == 0.0
     for atoms in prompts:
         gram, mask = atoms.scores.gram(), atoms.rollouts.mask
         step = max(1, int(TOGETHER_BYTES / (8 * HELD * mask.numel())))
-        found.append(
-            [
-                moments
-                for k in range(0, len(combinations), step)
-                for moments in _prompt(
-                    combinations[k : k + step],
-                    atoms,
-                    gram,
-                    group,
-                    on_policy=task.staleness == 0.0,
-                )
-            ]
-        )
-    return [_averaged([of_prompt[k] for of_prompt in found]) for k in range(len(combinations))]
+        for some in (part[k : k + step] for part in parted for k in range(0, len(part), step)):
+            moments = _prompt(some, atoms, gram, group, on_policy=on_policy)
+            for each, its in zip(some, moments, strict=True):
+                found[each].append(its)
+    return [
+        _averaged(found[source], 1.0 if source is each else 1 - 1 / group)
+        for each, source in zip(combinations, sources, strict=True)
+    ]
 
 
-def _averaged(rows: Sequence[GradientMoments]) -> GradientMoments:
-    """The mean over prompts."""
+def _averaged(rows: Sequence[GradientMoments], shrink: float) -> GradientMoments:
+    """The mean over prompts; ``shrink`` is the factor of the gradient itself."""
 
     def mean(values: Iterable[float | None]) -> float | None:
         known = [value for value in values if value is not None]
         return sum(known) / len(rows) if known else None
 
-    variance = sum(each.variance for each in rows) / len(rows)
     return GradientMoments(
-        torch.stack([each.mean for each in rows]).mean(0),
-        variance,
+        shrink * torch.stack([each.mean for each in rows]).mean(0),
+        shrink**2 * sum(each.variance for each in rows) / len(rows),
         mean(each.total_variance for each in rows),
         mean(each.size for each in rows),
     )

@@ -47,11 +47,13 @@ class Group:
         b_scores = torch.einsum("n,ns,nt,nst->t", p, b, self.weights, own[:, :, :tokens])
         squared = float(torch.einsum("n,ns,nt,nst->", p, b, b, own))
 
-        mean_b = self.pull(b)
+        d = self._with_direct(self.weights * (self.returns - mean_return))
         one_token = torch.diag_embed(self.weights).movedim(1, 0)  # (T, n, T)
-        mean_w = self.pull(one_token)  # (T, P)
-        v = self.pull(self.returns.T[:, None, :, None] * one_token)  # (T, T, P)
-        return_b = self.pull(self.returns.T[..., None] * b)
+        times = self.returns.T[..., None]
+        pulled = self.pull(torch.cat([b[None], d[None], times * b]))
+        mean_b, mean_d, return_b = pulled[0], pulled[1], pulled[2:]
+        pulled = self.pull(torch.cat([one_token[None], times[:, None] * one_token]))
+        mean_w, v = pulled[0], pulled[1:]  # (T, P), (T, T, P)
         gradient = mean_b - mean_return @ mean_w
 
         crossed = float(torch.einsum("stp,tsp->", v, v))
@@ -64,8 +66,7 @@ class Group:
             - 4 * float((return_b * mean_w).sum())
         ) / 4
 
-        d = self._with_direct(self.weights * (self.returns - mean_return))
-        mean_d, mean_n = self.pull(d), mean_return @ mean_w
+        mean_n = mean_return @ mean_w
         return_d = return_b - torch.einsum("t,stp->sp", mean_return, v)
         projected = (
             float(torch.einsum("n,ns,nt,nst->", p, d, d, own))
@@ -91,6 +92,5 @@ class Group:
         """
         tokens = self.weights.shape[-1]
         token, full = factors[..., :tokens], factors[..., tokens:]
-        if not full.numel():
-            full = torch.zeros_like(token)
-        return Coefficients(token, full, torch.zeros_like(self.weights[:, :1])).pull(self.atoms)
+        of_kl = full if full.numel() else None
+        return Coefficients(token, of_kl, torch.zeros_like(self.weights[:, :1])).pull(self.atoms)

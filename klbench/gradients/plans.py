@@ -95,7 +95,8 @@ def plan(combination: Combination, edges: Edges, tokens: int) -> Plan | None:
     decision = combination.per_decision
     if placement not in SCORED:
         whole, _, pieces = _whole(local, edges.rollouts)
-        token, full = whole.token[:, 0].numpy(), whole.full[:, 0].numpy()
+        token = whole.token[:, 0].numpy()
+        full = zero if whole.full is None else whole.full[:, 0].numpy()
         full = full if decision else weight * full
         rules = PREFIX if parts.prefix else SUM
         if not combination.ratio_gradient or not (power or parts.prefix):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -14,10 +14,14 @@ from torch import Tensor
 
 from klbench.gradients._combination import Combination
 from klbench.gradients.surrogate import surrogate
-from klbench.types import GradientTask
+from klbench.types import GradientTask, Rollouts
 
 FIVE_SIGMA = 5.7e-7
 """The probability that a normal variable is more than 5 standard deviations off."""
+
+
+TOGETHER = 2**16
+"""The samples whose batches share a backward pass."""
 
 
 class SquaredDistance(NamedTuple):
@@ -98,15 +102,25 @@ def sample(
 
     Every combination sees the same samples.
     """
-    theta = task.theta().clone().requires_grad_()
+    together = max(1, TOGETHER // size) if size % group == 0 else 1
     found: list[list[Tensor]] = [[] for _ in combinations]
-    for _ in range(batches):
-        rollouts = task.rollouts(theta, task.sample(stream, size))
+    for start in range(0, batches, together):
+        # A copy of the parameters for each batch: one backward pass is the gradients of all.
+        thetas = [
+            task.theta().clone().requires_grad_() for _ in range(min(together, batches - start))
+        ]
+        rollouts = _joined([task.rollouts(each, task.sample(stream, size)) for each in thetas])
         for combination, gradients in zip(combinations, found, strict=True):
-            loss = surrogate(combination, rollouts, group).mean()
+            loss = surrogate(combination, rollouts, group).view(-1, size).mean(1).sum()
             if not loss.requires_grad:  # nothing in it depends on the policy
-                gradients.append(torch.zeros_like(theta))
+                gradients += map(torch.zeros_like, thetas)
                 continue
-            (gradient,) = torch.autograd.grad(loss, theta, retain_graph=True)
-            gradients.append(gradient)
-    return [SampledGradients(torch.stack(gradients), size) for gradients in found]
+            gradients += torch.autograd.grad(loss, thetas, retain_graph=True)
+    return [SampledGradients(torch.stack(gradients).detach(), size) for gradients in found]
+
+
+def _joined(several: Sequence[Rollouts]) -> Rollouts:
+    """Return the rollouts of several batches one after another."""
+    return Rollouts(
+        *(torch.cat([getattr(x, name.name) for x in several]) for name in fields(Rollouts))
+    )

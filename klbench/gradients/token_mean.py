@@ -115,8 +115,7 @@ class Samples:
         return (at @ (self.atoms.probability * factor))[:, None].numpy()
 
     def _pulled(self, token: Tensor) -> Tensor:
-        weighted = self.atoms.probability[:, None] * token
-        return self.atoms.scores.pull(weighted, torch.zeros_like(weighted))
+        return self.atoms.scores.pull(self.atoms.probability[:, None] * token)
 
 
 def _convolved(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from klbench.kernels.overlap_loops import SERIES, leading, overlap, raise_to
+from klbench.kernels.overlap_loops import BEST, LANES, SERIES, lead, leading, overlap
 from klbench.kernels.sums import (
     ALIKE,
     DISTINCT,
@@ -44,7 +44,7 @@ from klbench.kernels.words import (
 )
 
 HALF = 0.5
-NOTHING = (math.nan,) * 7
+NOTHING = (math.nan,) * 8
 INDEX = types.Array(types.int64, 1, "C", readonly=True)
 PLACES = types.Array(types.int64, 2, "C")
 WEIGHTS = types.Array(types.float32, 2, "C", readonly=True)
@@ -101,8 +101,8 @@ def forward(
     keep = second.size > 0
     kept = size if keep else min(size, TILE)
     weight_z, weight_y = np.empty(kept, F), np.empty(kept, F)
-    marks = np.empty(((size + TILE - 1) // TILE, 4))
-    best = np.empty(TILE, F)
+    tiles = (size + TILE - 1) // TILE
+    marks, groups, best = np.empty((tiles, 10)), np.empty(tiles * LANES, F), np.empty(BEST, F)
     variation, beta, series, by_policy, search = asked
     same = policy[2] == reference[2] != FULL
     for row in range(first, last):
@@ -156,12 +156,15 @@ def forward(
                 no_p += no_y
                 part = careful(filled_z[:n], filled_y[:n], from_z, from_y, e, f)
                 are_alike = False
-            mark = marks[start // TILE]
+            at = start // TILE
+            mark = marks[at]
             mark[0] = from_z if top_z > ABSENT else -np.inf  # all exponentials so far are 0
             mark[1] = from_y if top_y > ABSENT else -np.inf
-            mark[2], mark[3] = are_alike, most_z if by_policy else most_y
+            mark[2], mark[3], mark[4], mark[5] = are_alike, least_g, most_g, part[0]
+            mark[6], mark[7], mark[8], mark[9] = part[1], part[2], part[7], most_z
             if search:
-                raise_to(best[:n], tile_z if by_policy else tile_y)
+                mark[9] = most_z if by_policy else most_y
+                lead(tile_z if by_policy else tile_y, at, groups, best)
             q += part[0]
             p += part[1]
             qa += part[2]
@@ -190,7 +193,7 @@ def forward(
         if keep:
             if search:
                 owner = policy if by_policy else reference
-                leading(owner, row, size, best, marks, places[row])
+                leading(owner, row, size, groups, best, marks, places[row])
             for k in range(places.shape[1]):
                 log_q[row, k] = logit(policy, row, places[row, k]) - (from_z + out[7])
                 log_p[row, k] = logit(reference, row, places[row, k]) - (from_y + (out[7] + shift))

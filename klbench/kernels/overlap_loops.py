@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from klbench.kernels.sums import EXACT, MANTISSA, ONE, SUMS, ZERO
+from klbench.kernels.sums import EXACT, ONE, SUMS, ZERO
 from klbench.kernels.words import (
     ABSENT,
     IN,
@@ -24,24 +24,33 @@ from klbench.kernels.words import (
     TILE,
     F,
     compiled,
-    finite,
     larger,
-    tile,
+    logit,
 )
 
-BLOCK = 64
-"""Logits that are passed over at once where none is among the largest."""
-HALF, LN2, TINY, BIAS = F(0.5), F(math.log(2.0)), F(1e-37), np.int32(127)
-MIDDLE = np.int32(0x3F3504F3)
-"""The bits of the square root of 1/2."""
+LANES, BEST, BLOCK = 64, 512, 128
+"""Groups of logits in a tile, of which each is known by its largest; how many of these are kept to
+bound the most probable ones; and probabilities at a time where some are far and some are close.
+"""
+HALF, LN2, TINY = F(0.5), F(math.log(2.0)), F(1e-37)
+MIDDLE, EXPONENT, PER_BIT = np.int32(0x3F3504F3), np.int32(-0x800000), F(math.log(2.0) / 2.0**23)
+"""The bits of the square root of 1/2, those of an exponent, and log 2 for each of a number's."""
 GAP = (
-    *(F(0.499999976), F(-0.166667159), F(0.0833392124), F(-0.049968146)),
-    *(F(0.0331008232), F(-0.0242584105), F(0.0208204247), F(-0.0131806476)),
+    *(F(0.499999508), F(-0.166666259), F(0.0833959291), F(-0.0500518658)),
+    *(F(0.0321182493), F(-0.0228036727), F(0.0250665864), F(-0.0198423673)),
 )
-"""``((1 + x) log(1 + x) - x) / x^2`` for x from ``-CLOSE`` to ``sqrt(2) - 1``, to 1e-7, by
+"""``((1 + x) log(1 + x) - x) / x^2`` for x from ``-CLOSE`` to ``CLOSE``, to 1e-6, by
 mpmath.chebyfit, lowest power first.
 """
-CLOSE = F(0.34)
+LOG = (
+    *(F(0.999999968), F(-0.500003751), F(0.33334606), F(-0.24968907)),
+    *(F(0.199133479), F(-0.172782061), F(0.161262479), F(-0.0989535074)),
+)
+"""``log(1 + x) / x`` for x from ``sqrt(1/2) - 1`` to ``sqrt(2) - 1``, to 2e-7, likewise."""
+CLOSE, REACH = F(0.5), math.log(3.0)
+"""The largest ``|p - q| / (p + q)`` that is close, and ``|log(p / q)|`` there."""
+FAR = 1.0 / 128.0
+"""A divergence above this share of a tile's mass keeps its digits as the difference of sums."""
 MARK = types.Array(types.float64, 1, "C")
 SERIES = types.UniTuple(types.float32, len(GAP))
 PLACES = types.Array(types.int64, 1, "C")
@@ -49,12 +58,12 @@ PROBABILITIES = types.UniTuple(types.float32, 4)
 
 
 def series(beta: float) -> tuple[Any, ...]:
-    """The same for ``(beta h((1 - beta) u) + (1 - beta) h(-beta u)) / u^2``, where ``h(x)`` is what
-    is divided by ``x^2`` there.
+    """The same for ``(beta h(t) + (1 - beta) h(-t) - h((2 beta - 1) t)) / (2 t^2)``, where ``h(x)``
+    is what is divided by ``x^2`` there.
     """
-    other = 1.0 - beta
-    powers = (other ** (k + 1) - (-beta) ** (k + 1) for k in range(len(GAP)))
-    return tuple(F(beta * other * c * power) for c, power in zip(GAP, powers, strict=True))
+    skew = 2.0 * beta - 1.0
+    parts = (beta + (1.0 - beta) * (-1.0) ** k - skew ** (k + 2) for k in range(len(GAP)))
+    return tuple(F(0.5 * c * part) for c, part in zip(GAP, parts, strict=True))
 
 
 @compiled((MARK, types.UniTuple(types.float64, 4)))
@@ -69,7 +78,8 @@ def _probabilities(mark: np.ndarray, row: Any) -> Any:  # pragma: no cover - com
     a = math.exp((mark[0] - from_z) - log_sum)
     d = math.exp((mark[1] - from_y) - (log_sum + shift))
     alike = mark[2] > 0.0
-    return F(a), F(d if alike else 0.0), F(a * math.expm1(rise) if alike else -a), F(d)
+    c = a * math.expm1(rise) if rise < 1.0 else d - a  # the first is NaN where exp(rise) overflows
+    return F(a), F(d if alike else 0.0), F(c if alike else -a), F(d)
 
 
 @compiled((IN, IN, PROBABILITIES), *SUMS)
@@ -93,10 +103,9 @@ def _polynomial(x: float, c: Any) -> Any:  # pragma: no cover - compiled
 def _own_log(x: float) -> Any:  # pragma: no cover - compiled
     """``x log x``, of ``x = 2^k (1 + r)``."""
     bits = F(x).view(np.int32)
-    k = np.int32(np.int32(bits - MIDDLE) >> MANTISSA)
-    power = np.int32(np.int32(k + BIAS) << MANTISSA).view(np.float32)
-    r = np.int32(bits - np.int32(k << MANTISSA)).view(np.float32) - ONE
-    return power * ((r * r) * _polynomial(r, GAP) + r) + x * (F(k) * LN2)
+    k = np.int32(np.int32(bits - MIDDLE) & EXPONENT)
+    r = np.int32(bits - k).view(np.float32) - ONE
+    return x * (F(k) * PER_BIT + r * _polynomial(r, LOG))
 
 
 @compiled((IN, IN, types.float32, types.float32), *SUMS)
@@ -110,39 +119,69 @@ def _own_logs(
     return np.float64(total)
 
 
-@compiled((IN, IN, PROBABILITIES, types.float32, SERIES, ROW, ROW), *SUMS)
-def _near(
-    e: np.ndarray, f: np.ndarray, to: Any, beta: float, c: Any, far_e: np.ndarray, far_f: np.ndarray
-) -> Any:  # pragma: no cover - compiled
+@compiled((IN, IN, PROBABILITIES, SERIES), *SUMS)
+def _near(e: np.ndarray, f: np.ndarray, to: Any, c: Any) -> Any:  # pragma: no cover - compiled
     """The sum of ``beta p log(p/m) + (1 - beta) q log(q/m)``, ``m = beta p + (1 - beta) q``, where
-    p and q are close. The others are copied, and counted.
+    p and q are close, and the largest ``|t|``.
 
-    It is ``m (beta h((1 - beta) u) + (1 - beta) h(-beta u))``, ``h(x) = (1 + x) log(1 + x) - x``,
-    with ``u = (p - q) / m``, so that nothing cancels.
+    It is ``(p + q) (beta h(t) + (1 - beta) h(-t) - h((2 beta - 1) t)) / 2``, where
+    ``h(x) = (1 + x) log(1 + x) - x`` and ``t = (p - q) / (p + q)``, so that nothing cancels.
     """
-    total, far, limit = ZERO, ZERO, F(CLOSE / larger(beta, F(ONE - beta)))
+    total, most, both = ZERO, ZERO, F(to[0] + to[1])
+    skewed = c[1] != ZERO
     for i in range(e.size):
+        more = to[3] * f[i]
+        rise = to[2] * e[i] + more
+        t = rise / (both * e[i] + (more + TINY))
+        s = t * t
+        part = ((c[6] * s + c[4]) * s + c[2]) * s + c[0]
+        if skewed:
+            part += t * (((c[7] * s + c[5]) * s + c[3]) * s + c[1])
+        most = larger(abs(t), most)
+        total += ZERO if abs(t) >= CLOSE else rise * t * part
+    return np.float64(total), most
+
+
+@compiled((IN, IN, PROBABILITIES, types.float32), *SUMS)
+def _far(e: np.ndarray, f: np.ndarray, to: Any, beta: float) -> Any:  # pragma: no cover - compiled
+    """The same of those that are not close, by ``x log x`` of p, of q and of m."""
+    total, other = ZERO, F(ONE - beta)
+    for i in range(e.size):
+        q, p = to[0] * e[i], to[1] * e[i] + to[3] * f[i]
         rise = to[2] * e[i] + to[3] * f[i]
-        u = rise / ((to[0] * e[i] + TINY) + beta * rise)
-        near = abs(u) < limit
-        total += rise * u * _polynomial(u, c) if near else ZERO
-        far_e[i], far_f[i] = (ZERO if near else e[i]), (ZERO if near else f[i])
-        far += ZERO if near else ONE
-    return np.float64(total), far
+        gap = beta * _own_log(p) + other * _own_log(q) - _own_log(beta * p + other * q)
+        total += ZERO if abs(rise / (p + (q + TINY))) < CLOSE else gap
+    return np.float64(total)
 
 
-@compiled((IN, IN, PROBABILITIES, types.float32, SERIES))
+@compiled((IN, IN, MARK, PROBABILITIES, types.float64, types.float32, SERIES))
 def _shannon(
-    e: np.ndarray, f: np.ndarray, to: Any, beta: float, c: Any
+    e: np.ndarray, f: np.ndarray, mark: np.ndarray, to: Any, shift: float, beta: float, c: Any
 ) -> Any:  # pragma: no cover - compiled
-    """The same of all; those that are not close by ``x log x`` of p, of q and of m."""
-    far = np.empty(e.size, F), np.empty(e.size, F)
-    total, count = _near(e, f, to, beta, c, *far)
-    if count > ZERO:
-        other = F(ONE - beta)
-        of_p, of_q = _own_logs(*far, to[1], to[3]), _own_logs(*far, to[0], ZERO)
-        mixed = _own_logs(*far, beta * to[1] + other * to[0], beta * to[3])
-        total += beta * of_p + other * of_q - mixed
+    """The same of all: of a tile as a whole where most are close, or where most are not.
+
+    There the sums of ``p log p`` and ``q log q`` are known, and ``m log m`` is all that is left.
+    """
+    if mark[2] > 0.0 or max(mark[4] - shift, shift - mark[3]) < REACH:
+        total, most = _near(e, f, to, c)
+        if most < CLOSE:
+            return total
+    else:
+        of_p, of_q = beta * np.float64(to[3]), (1.0 - beta) * np.float64(to[0])
+        mass = of_p * mark[6] + of_q * mark[5]
+        a, b = of_q / mass, of_p / mass
+        total = a * (mark[7] + math.log(np.float64(to[0]) / mass) * mark[5])
+        total += b * (mark[8] + math.log(np.float64(to[3]) / mass) * mark[6])
+        total -= _own_logs(e, f, F(a), F(b))
+        if total > FAR:
+            return total * mass
+    total = 0.0
+    for i in range(0, e.size, BLOCK):
+        part_e, part_f = e[i : i + BLOCK], f[i : i + BLOCK]
+        near, most = _near(part_e, part_f, to, c)
+        total += near
+        if most >= CLOSE:
+            total += _far(part_e, part_f, to, beta)
     return total
 
 
@@ -175,17 +214,19 @@ def overlap(
     """Fill a row of ``out``: columns as of :mod:`klbench.kernels.overlap`.
 
     ``beta`` is 0, and ``places``, the support, empty, where nobody asks. A mark holds the offsets
-    of both logits, whether the tile is alike, and the largest logit of whom the support is.
+    of both logits, whether the tile is alike, the least and largest of ``y - z``, the first look's
+    sums of e, f, ``e log e`` and, where the tile is not alike, ``f log f``, and the largest logit
+    of whom the support is. Tiles are taken from the last, which are still in the nearest caches.
     """
     for k in range(4):
         out[k] = 0.0
-    for t in range(len(marks) if variation or beta > ZERO else 0):
+    for t in range(len(marks) - 1 if variation or beta > ZERO else -1, -1, -1):
         part_e, part_f = e[t * TILE : (t + 1) * TILE], f[t * TILE : (t + 1) * TILE]
         to = _probabilities(marks[t], row)
         if variation:
             out[0] += HALF * _variation(part_e, part_f, to)
         if beta > ZERO:
-            out[1] += _shannon(part_e, part_f, to, beta, c)
+            out[1] += _shannon(part_e, part_f, marks[t], to, row[1] - row[0] + row[3], beta, c)
     for place in places:
         e[place] = f[place] = ZERO
     for t in range(len(marks) if places.size else 0):  # what is left are the tails
@@ -195,48 +236,100 @@ def overlap(
         out[3] += to[1] * total[0] + to[3] * total[1]
 
 
-@compiled((ROW, IN))
-def raise_to(to: np.ndarray, x: np.ndarray) -> None:  # pragma: no cover - compiled
-    """The larger of both, in place."""
+@compiled((IN, types.int64, ROW, ROW))
+def lead(
+    x: np.ndarray, t: int, groups: np.ndarray, best: np.ndarray
+) -> None:  # pragma: no cover - compiled
+    """Find the largest of each group of logits of tile t, every ``LANES``-th, and raise ``best``.
+
+    Nothing is known of a tile that is not full.
+    """
+    to, top = groups[t * LANES : (t + 1) * LANES], best[t * LANES % BEST : t * LANES % BEST + LANES]
+    if x.size < TILE:
+        to[:] = INFINITE
+        return
+    for i in range(LANES):
+        left = larger(larger(x[i], x[i + 64]), larger(x[i + 128], x[i + 192]))
+        right = larger(larger(x[i + 256], x[i + 320]), larger(x[i + 384], x[i + 448]))
+        to[i] = larger(left, right)
+        top[i] = larger(to[i], top[i])
+
+
+@compiled((IN, types.float32), *SUMS)
+def _count(x: np.ndarray, bound: float) -> Any:  # pragma: no cover - compiled
+    """The number of those that are not below the bound."""
+    count = ZERO
     for i in range(x.size):
-        to[i] = larger(x[i], to[i])
+        count += ONE if x[i] >= bound else ZERO
+    return count
 
 
-@compiled((IN,))
-def _largest(x: np.ndarray) -> Any:  # pragma: no cover - compiled
-    """The largest of a few."""
-    top = -INFINITE
-    for i in range(x.size):
-        top = larger(x[i], top)
-    return top
+@compiled((types.float32,))
+def _order(x: float) -> Any:  # pragma: no cover - compiled
+    """An integer that grows with x, by its bits."""
+    bits = np.int64(F(x).view(np.int32))
+    return bits if bits >= 0 else -0x80000000 - bits
 
 
-@compiled((LOGITS, types.int64, types.int64, IN, TABLE, PLACES))
+@compiled((IN, types.int64))
+def _bound(x: np.ndarray, k: int) -> Any:  # pragma: no cover - compiled
+    """A number that k of x are not below, if no more than their k-th largest, by halving."""
+    low, high, bound = _order(-INFINITE), _order(INFINITE), -INFINITE
+    while high - low > 1:
+        middle = (low + high) >> 1
+        value = np.int32(middle if middle >= 0 else -0x80000000 - middle).view(np.float32)
+        count = _count(x, value)
+        if count < k:
+            high = middle
+        else:
+            low, bound = middle, value
+            if count == k:
+                break
+    return bound if bound > ABSENT else -INFINITE
+
+
+@compiled((LOGITS, types.int64, types.int64, IN, IN, TABLE, PLACES))
 def leading(
-    logits: Any, row: int, size: int, best: np.ndarray, marks: np.ndarray, places: np.ndarray
+    logits: Any,
+    row: int,
+    size: int,
+    groups: np.ndarray,
+    best: np.ndarray,
+    marks: np.ndarray,
+    places: np.ndarray,
 ) -> None:  # pragma: no cover - compiled
     """Fill ``places`` with the row's largest logits', in order, of equal ones the first first.
 
-    None of them is below the k-th largest of ``best``, the largest at each place of the tiles.
+    None of them is below the k-th largest of ``best``, each the largest of other groups. Logits are
+    ordered with their places, as one integer, which stands in ``places`` first.
     """
-    wide, k, known = np.empty(TILE, F), places.size, 0
-    value, bound = np.empty(k, F), np.partition(best, TILE - k)[TILE - k]
-    bound = bound if bound > ABSENT else -INFINITE
-    for start in range(0, size, TILE):
-        if marks[start // TILE, 3] < bound:
+    k, known, bound = places.size, 0, _bound(best, places.size)
+    hits, count = np.empty(groups.size, np.int64), 0
+    for t in range(len(marks)):
+        if marks[t, 9] < bound:
             continue
-        n = min(TILE, size - start)
-        part = tile(logits, row, size, start, start + n, wide)
-        for begin in range(0, n, BLOCK):
-            block = part[begin : min(begin + BLOCK, n)]
-            if _largest(block) < bound:
+        for group in range(LANES):
+            if not groups[t * LANES + group] < bound:
+                hits[count] = t * TILE + group
+                count += 1
+    value, per = np.empty(TILE, F), TILE // LANES
+    for first in range(0, count, LANES):
+        some = hits[first : min(first + LANES, count)]
+        for i in range(some.size):
+            for j in range(per):
+                value[i * per + j] = logit(logits, row, min(some[i] + j * LANES, size - 1))
+        for i in range(some.size * per):
+            place = some[i // per] + i % per * LANES
+            if value[i] < bound or place >= size:
                 continue
-            for i in range(block.size):
-                x = finite(block[i])
-                if x >= bound and (known < k or x > value[k - 1]):
-                    known = min(known + 1, k)
-                    at = known - 1
-                    while at > 0 and value[at - 1] < x:
-                        value[at], places[at] = value[at - 1], places[at - 1]
-                        at -= 1
-                    value[at], places[at] = x, start + begin + i
+            key = (_order(value[i]) << 32) - place
+            if known == k and key <= places[k - 1]:
+                continue
+            known = min(known + 1, k)
+            at = known - 1
+            while at > 0 and places[at - 1] < key:
+                places[at] = places[at - 1]
+                at -= 1
+            places[at] = key
+    for at in range(k):
+        places[at] = -places[at] & 0xFFFFFFFF

@@ -148,7 +148,8 @@ def alike(
     more: np.ndarray,
     keep: bool,
 ) -> Any:  # pragma: no cover - compiled
-    """The seven sums of :func:`forward` with one exponential, if no ``|g|`` is above ``ALIKE``.
+    """The sums of :func:`distinct` with one exponential, if no ``|g|`` is above ``ALIKE``, without
+    the last.
 
     Where they are to be kept: the weights of z, and what those of y are more, too.
     """
@@ -158,17 +159,18 @@ def alike(
         a, g = z[i] - from_z, between(z[i], y[i], to_z, of_y, rest)
         e = _power(a)
         gap = excess(g)
-        eg = e * g
+        rise = e * (g + gap)
         if keep:
-            of_z[i], more[i] = e, e * (g + gap)
+            of_z[i], more[i] = e, rise
         q += e
         qa += e * a
-        qg += eg
+        qg += e * g
         gap_q += e * gap
-        gaps += eg * (g + gap)
+        gaps += rise * g
     of_q, of_qg, of_gap = np.float64(q), np.float64(qg), np.float64(gap_q)
-    rise, both = of_qg + of_gap, np.float64(gaps)  # p - q, and the sum of both gaps
-    return of_q, of_q + rise, np.float64(qa), of_qg, of_qg + both, of_gap, both - of_gap
+    more_p, both = of_qg + of_gap, np.float64(gaps)  # p - q, and the sum of both gaps
+    sums = of_q, of_q + more_p, np.float64(qa), of_qg, of_qg + both, of_gap, both - of_gap
+    return *sums, math.nan
 
 
 @compiled((IN, IN, types.float32, types.float32, ROW, ROW, types.boolean), *SUMS)
@@ -181,29 +183,33 @@ def distinct(
     of_y: np.ndarray,
     keep: bool,
 ) -> Any:  # pragma: no cover - compiled
-    """The seven sums of :func:`forward`, with gaps as differences of sums, and both weights."""
-    q, p, qa, qg, pg = ZERO, ZERO, ZERO, ZERO, ZERO
+    """The seven sums of :func:`forward`, with gaps as differences of sums, and both weights; if
+    they are to be kept, the sum of ``f log f`` too.
+    """
+    q, p, qa, qg, pg, pb = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
     for i in range(z.size):
         a, b = z[i] - from_z, y[i] - from_y
         e, f, g = _power(a), _power(b), b - a
         if keep:
             of_z[i], of_y[i] = e, f
+            pb += f * b
         q += e
         p += f
         qa += e * a
         qg += e * g
         pg += f * g
     of_q, of_p, of_qg, of_pg = np.float64(q), np.float64(p), np.float64(qg), np.float64(pg)
-    return of_q, of_p, np.float64(qa), of_qg, of_pg, of_p - of_q - of_qg, of_q - of_p + of_pg
+    gaps = of_p - of_q - of_qg, of_q - of_p + of_pg
+    return of_q, of_p, np.float64(qa), of_qg, of_pg, *gaps, np.float64(pb)
 
 
 @compiled((IN, IN, types.float32, types.float32, ROW, ROW))
 def careful(
     z: np.ndarray, y: np.ndarray, from_z: float, from_y: float, e: np.ndarray, f: np.ndarray
 ) -> Any:  # pragma: no cover - compiled
-    """The seven sums of :func:`forward`, for any numbers, by way of the weights e and f."""
+    """The sums of :func:`distinct`, for any numbers, by way of the weights e and f."""
     weights(z, from_z, e)
     weights(y, from_y, f)
     of_z, of_y = _moments(z, from_z, e), _moments(y, from_y, f)
     differ = _compare(z, y, e, f, from_z, from_y)
-    return of_z[0], of_y[0], of_z[1], differ[0], differ[1], differ[2], differ[3]
+    return of_z[0], of_y[0], of_z[1], differ[0], differ[1], differ[2], differ[3], of_y[1]

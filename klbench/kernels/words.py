@@ -133,14 +133,13 @@ def tile(
 def logit(logits: Any, row: int, k: int) -> Any:  # pragma: no cover - compiled
     """One logit, and ``-inf`` for one that is absent."""
     bits, stride, kind = logits
-    words, at = 2 if kind == FULL else 1, row * stride
-    one = np.empty(1, F)
-    x = bits[at + words * k : at + words * (k + 1)]
+    at = row * stride
     if kind == FULL:
-        one[0] = x.view(np.float32)[0]
+        low, high = np.uint32(bits[at + 2 * k]), np.uint32(bits[at + 2 * k + 1])
+        x = np.uint32(low | (high << np.uint32(16))).view(np.float32)
     else:
-        widen(x, kind, one)
-    return -np.inf if one[0] <= ABSENT else np.float64(one[0])
+        x = _brain(bits[at + k]) if kind == BRAIN else _widened(bits[at + k])
+    return -np.inf if x <= ABSENT else np.float64(x)
 
 
 def _choice(order: str) -> Any:

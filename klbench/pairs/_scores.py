@@ -35,13 +35,13 @@ class DenseScores:
     node_of: Tensor
     mask: Tensor
 
-    def pull(self, token: Tensor, full: Tensor) -> Tensor:
+    def pull(self, token: Tensor, full: Tensor | None = None) -> Tensor:
         """``sum of token[x, t] s_t(x) + full[x, t] d_t(x)``.
 
-        ``(..., n, T)`` twice to ``(..., parameters)``.
+        ``(..., n, T)`` twice to ``(..., parameters)``; without ``full`` of the scores alone.
         """
         found = _totals(token, self.edge_of, self.mask, len(self.edges)) @ self.edges
-        if full.any():
+        if full is not None:
             found += _totals(full, self.node_of, self.mask, len(self.nodes)) @ self.nodes
         return found
 
@@ -115,17 +115,17 @@ class TableScores:
         q = self.log_q.exp()
         return against_softmax(q * (self.log_q - self.log_p), q)
 
-    def pull(self, token: Tensor, full: Tensor) -> Tensor:
+    def pull(self, token: Tensor, full: Tensor | None = None) -> Tensor:
         """``sum of token[x, t] s_t(x) + full[x, t] d_t(x)``.
 
-        ``(..., n, T)`` twice to ``(..., parameters)``.
+        ``(..., n, T)`` twice to ``(..., parameters)``; without ``full`` of the scores alone.
         """
         rows, tokens = self.log_q.shape
         taken = _totals(
             token, self.node_of * tokens + self.token_of, self.mask, rows * tokens
         ).view(*token.shape[:-2], rows, tokens)
         table = against_softmax(taken, self.log_q.exp())
-        if full.any():
+        if full is not None:
             table += _totals(full, self.node_of, self.mask, rows)[..., None] * self._full()
         result = self.log_q.new_zeros(*token.shape[:-2], self.parameters)
         result[..., self.start : self.start + rows * tokens] = table.flatten(-2)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch.nn.functional import pad
 
 from klbench.pairs._scores import DenseScores, TableScores
 from klbench.types import Atoms, Rollouts
@@ -141,28 +142,29 @@ class SequenceTask:
 
         Shape ``(nodes * tokens, parameters)``.
         """
-        tokens, size = self.tree.tokens, self.parameters
+        tokens, size, last = self.tree.tokens, self.parameters, self.tree.horizon - 1
         result = torch.empty(self.tree.nodes, tokens, size, dtype=self._theta.dtype)
         at = torch.tensor([prompt])
+        depths = range(self.tree.horizon)
+        depth = torch.tensor(depths).repeat_interleave(torch.tensor(self.tree.widths))
+        # What follows a prefix changes nothing before it: any tokens make all as long as the last.
+        paths = torch.cat([pad(self.tree.prefixes(d), (0, last - d)) for d in depths])
 
-        def last(theta: Tensor, path: Tensor) -> Tensor:
-            weights = self.policy.split(theta)
-            return self._log_probs(self.policy.along(weights, at, path[None])[0, -1])
+        def logits(theta: Tensor, path: Tensor) -> Tensor:
+            return self.policy.along(self.policy.split(theta), at, path[None])[0]
 
         # A copy of the parameters for each prefix: one backward pass is a token's rows of all of
         # them. Not torch.func.jacrev, whose first call imports all that torch compiles with.
         chunk = max(1, int(CHUNK_BYTES / (8 * tokens * size)))
-        for depth in range(self.tree.horizon):
-            rows = result[self.tree.level(depth)]
-            for prefixes, part in zip(
-                torch.split(self.tree.prefixes(depth), chunk), torch.split(rows, chunk), strict=True
-            ):
-                theta = self._theta.repeat(len(prefixes), 1).requires_grad_()
-                log_probs = torch.vmap(last)(theta, prefixes).sum(0)
-                for token in range(tokens):
-                    (part[:, token],) = torch.autograd.grad(
-                        log_probs[token], theta, retain_graph=token + 1 < tokens
-                    )
+        parts = (torch.split(each, chunk) for each in (result, paths, depth))
+        for part, path, end in zip(*parts, strict=True):
+            theta = self._theta.repeat(len(path), 1).requires_grad_()
+            each = torch.vmap(logits)(theta, path)[torch.arange(len(path)), end]
+            log_probs = self._log_probs(each).sum(0)
+            for token in range(tokens):
+                (part[:, token],) = torch.autograd.grad(
+                    log_probs[token], theta, retain_graph=token + 1 < tokens
+                )
         return result.view(-1, size)
 
     def sample(self, stream: np.random.Generator, n: int) -> Samples:

@@ -44,7 +44,8 @@ def test_every_closed_form_is_what_samples_say() -> None:
             continue
         known += 1
         whole = _whole(combination, rollouts)[0]
-        each = (whole.token * whole.log_scale.exp()).numpy() * y + whole.full.numpy() * AT.delta
+        each = (whole.token * whole.log_scale.exp()).numpy() * y
+        each = each if whole.full is None else each + whole.full.numpy() * AT.delta
         squares = ((each - each.mean(0)) ** 2).sum(-1)
         error = math.sqrt(squares.mean() / n)
         bias = np.linalg.norm(each.mean(0) - AT.delta)

@@ -264,9 +264,23 @@ def test_normalised_samples_agree_with_enumeration():
 def test_a_weight_that_is_not_1_on_policy_has_no_closed_form_here():
     task = pairs.get("gaussian")(p={"mean": 0.5, "std": 1.2}).gradient_task()
     assert closed.moments(gradients.get("k1/reward/token/masked_ratio:0.5-5"), task) is not None
-    for spec in ("masked_ratio:2-5", "truncated_ratio:0.5", "sequence_mask:0.9"):
+    one_sided = ("ppo_ratio:0.5-0.9", "ppo_ratio:1.1-1.5", "gmpo:1.2-1.5", "gmpo:0.5-0.8")
+    for spec in ("masked_ratio:2-5", "truncated_ratio:0.5", "sequence_mask:0.9", *one_sided):
         assert closed.moments(gradients.get(f"k1/reward/token/{spec}"), task) is None
     assert closed.moments(gradients.get("k2_sampler_loss"), task) is None
+
+
+def test_on_policy_weights_that_are_1_change_no_moment():
+    task = sequence(model="table", horizon=2, prompts=2).gradient_task()
+    chosen = [gradients.get(each) for each in (*gradients.names(), "k1/reward/token/gmpo:1.2-1.5")]
+    computed = [each.computed(on_policy=True) for each in chosen]
+    assert len(set(computed)) < 0.6 * len(chosen)
+    for each, same in zip(chosen, computed, strict=True):
+        own, found = (exact.moments(one, task, group=4) for one in (each, same))
+        assert torch.allclose(found.mean, own.mean, rtol=1e-12, atol=1e-15), each.name
+        assert found.variance == pytest.approx(own.variance, rel=1e-12), each.name
+        assert found.total_variance == pytest.approx(own.total_variance, rel=1e-12), each.name
+        assert each.computed(on_policy=False).spec == each.spec
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ BETA = 0.2
 SHORT = Recipe(updates=4, epochs=2, group=4, every=2)
 
 
-def world(bed, arms, recipe, rate=0.02, clip=1.0):
+def world(bed, arms, recipe, rate=0.02, clip=1.0, exact=None):
     return Replicas(
         bed,
         len(arms),
@@ -32,6 +32,7 @@ def world(bed, arms, recipe, rate=0.02, clip=1.0):
         steps=None,
         critic=recipe.critic,
         lag=recipe.lag,
+        exact=exact,
     )
 
 
@@ -253,11 +254,9 @@ def test_a_lag_makes_the_samples_those_of_an_older_policy(bed) -> None:
 
 def test_the_exact_kl_is_that_of_the_arms_that_ask_for_it(bed) -> None:
     arms = [arm(name, BETA) for name in ("k1_loss", "full_loss", "none")]
-    replicas = world(bed, arms, SHORT)
-    batch = replicas.sample(0, 0)
-    full = replicas.rollouts(batch)
-    replicas.exact = [1]
-    some = replicas.rollouts(batch)
+    everywhere = world(bed, arms, SHORT)
+    batch = everywhere.sample(0, 0)
+    full, some = (each.rollouts(batch) for each in (everywhere, world(bed, arms, SHORT, exact=[1])))
     assert torch.equal(some.kl[1], full.kl[1])
     assert some.kl[0][batch.mask[0]].isnan().all()
     assert torch.equal(some.log_q, full.log_q)

@@ -6,6 +6,7 @@ Sampled with common random numbers, stepped by an Adam of their own, each on its
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from klbench import streams
 from klbench.rlhf.options import TestbedOptions
+from klbench.rlhf.penalty import PenaltyArm
 from klbench.rlhf.ppo import PpoBatch, Recipe
 from klbench.rlhf.testbed import Testbed, padded
 from klbench.types import Rollouts
@@ -101,6 +103,9 @@ class Replicas:
     critic
         Whether each replica has values: of a second network of the policy's shape, the first output
         at each prefix.
+    exact
+        The arms whose rollouts have the exact KL of each token, all unless told; that of the others
+        is NaN.
     """
 
     def __init__(
@@ -114,6 +119,7 @@ class Replicas:
         steps: int | None,
         critic: bool,
         lag: int,
+        exact: list[int] | None = None,
     ) -> None:
         self.testbed, self.group, self.arms = testbed, group, arms
         start = testbed.reference
@@ -122,23 +128,29 @@ class Replicas:
             start = torch.cat([start, padded(self._critics())], dim=-1)
         self.theta = start.repeat(arms, 1, 1).requires_grad_()
         self.optimizer = Adam(self.theta, rate, clip, steps)
-        self.exact: slice | list[int] = slice(None)
-        """The arms whose rollouts have the exact KL of each token; that of the others is NaN."""
+        self._exact: slice | list[int] = slice(None) if exact is None else exact
         self._history: deque[Tensor] = deque(maxlen=lag + 1)
         self._prompts = torch.arange(testbed.prompts).repeat_interleave(group)
 
     @classmethod
-    def of(cls, options: TestbedOptions, testbed: Testbed, arms: int, recipe: Recipe) -> Self:
+    def of(
+        cls,
+        options: TestbedOptions,
+        testbed: Testbed,
+        arms: Sequence[PenaltyArm],
+        recipe: Recipe,
+    ) -> Self:
         """Return the replicas that settings name."""
         return cls(
             testbed,
-            arms,
+            len(arms),
             group=options.group,
             rate=options.learning_rate,
             clip=options.gradient_clip,
             steps=recipe.steps if options.decay else None,
             critic=options.critic,
             lag=recipe.lag,
+            exact=[i for i, each in enumerate(arms) if each.exact],
         )
 
     def _critics(self) -> np.ndarray:
@@ -252,9 +264,9 @@ class Replicas:
             self.theta[..., : self._split], prompts, self._ordinary(token[..., :-1])
         ).log_softmax(-1)
         log_q = log_probs.gather(-1, token[..., None])[..., 0]
-        asked = log_probs[self.exact]
+        asked = log_probs[self._exact]
         kl = torch.full_like(log_q, torch.nan)  # lest it be used unseen
-        kl[self.exact] = (asked.exp() * (asked - self._reference(prompts, node[self.exact]))).sum(
+        kl[self._exact] = (asked.exp() * (asked - self._reference(prompts, node[self._exact]))).sum(
             -1
         )
         return Rollouts(

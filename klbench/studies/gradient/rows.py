@@ -257,25 +257,30 @@ def measured(
     By enumeration, in closed form, or from samples.
     """
     task = exact.task
+    computed = [each.computed(on_policy=task.staleness == 0.0) for each in chosen]
+    distinct = list(dict.fromkeys(computed))
     known: Sequence[GradientMoments | None]
     if task.atoms() is not None:
-        method, known = "enumeration", all_moments(chosen, task, group)
+        method, known = "enumeration", all_moments(distinct, task, group)
     else:
-        method, known = "closed-form", [closed.moments(each, task) for each in chosen]
-    size = group * (samples // (BATCHES * group))
-    unknown = [each for each, moments in zip(chosen, known, strict=True) if moments is None]
-    stream = streams.generator(seed, "gradient", pair.title)
-    drawn = iter(sample(unknown, task, stream, BATCHES, size, group) if unknown else ())
-    result = []
-    for combination, moments in zip(chosen, known, strict=True):
-        if moments is not None:
-            row = exact.known(moments) | {"method": method, "samples": 0}
-            result.append((moments.mean, _ended(row, pair, combination)))
-        else:
-            found = next(drawn)
-            row = exact.sampled(found) | {"method": "sampling", "samples": BATCHES * size}
-            result.append((found.mean, _mended(row, pair, combination)))
-    return result
+        method, known = "closed-form", closed.all_moments(distinct, task)
+    rows = {
+        each: (moments.mean, exact.known(moments) | {"method": method, "samples": 0}, _ended)
+        for each, moments in zip(distinct, known, strict=True)
+        if moments is not None
+    }
+    if unknown := [each for each in distinct if each not in rows]:
+        size = group * (samples // (BATCHES * group))
+        stream = streams.generator(seed, "gradient", pair.title)
+        drawn = sample(unknown, task, stream, BATCHES, size, group)
+        made = {"method": "sampling", "samples": BATCHES * size}
+        for each, found in zip(unknown, drawn, strict=True):
+            rows[each] = found.mean, exact.sampled(found) | made, _mended
+    return [
+        (mean, finish(row, pair, combination))
+        for combination, each in zip(chosen, computed, strict=True)
+        for mean, row, finish in [rows[each]]
+    ]
 
 
 def _status(row: Row, claim: str | None) -> str:

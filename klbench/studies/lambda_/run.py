@@ -36,7 +36,7 @@ def measure(pair: Pair) -> Row:
         u = (rollouts.log_q - rollouts.log_p).sum(-1)
         tokens = u.new_ones(rollouts.mask.shape)
         norm = atoms.scores.gram()[:, : task.tokens, : task.tokens].sum((1, 2))
-        expected = atoms.scores.pull((p * u)[:, None] * tokens, 0.0 * tokens)
+        expected = atoms.scores.pull((p * u)[:, None] * tokens)
         found.append((p * norm, u + 1, float(expected @ expected)))
     scores, product = (
         sum(float(w.sum()) for w, _, _ in found),

@@ -96,9 +96,8 @@ def perform(
     arms = [arm(name, options.beta) for name in names for _ in options.recovery_nats]
     nats = torch.tensor([*options.recovery_nats] * len(names), dtype=torch.float64)
     start = without(testbed, nats)
-    world = _RecordingReplicas.of(options, testbed, len(arms), recipe)
+    world = _RecordingReplicas.of(options, testbed, arms, recipe)
     world.lost, world.norms, world.seen = lost_tokens(testbed), [], []
-    world.exact = [i for i, each in enumerate(arms) if each.exact]
     with torch.no_grad():
         world.theta[..., : start.shape[-1]] = start
     # As many steps on exact gradients as on samples.

@@ -75,8 +75,7 @@ def _recovery(options: TrainingOptions, testbed: Testbed, task: Task) -> Rows:
 
 def _sampled(options: TrainingOptions, testbed: Testbed, task: Task) -> Rows:
     recipe = Recipe.of(options, every=options.every if task.kind == "sampled" else options.updates)
-    world = Replicas.of(options, testbed, len(task.arms), recipe)
-    world.exact = [i for i, each in enumerate(task.arms) if each.exact]
+    world = Replicas.of(options, testbed, task.arms, recipe)
     beta = torch.tensor([each.beta for each in task.arms], dtype=torch.float64)
     rows: Rows = []
     corpus = partial(world.pretraining, exact=options.pretraining == "exact")

@@ -229,7 +229,7 @@ def _trained(options: RewardModelOptions, testbed: Testbed, proxy: Tensor) -> Ro
     mine = reward_world.with_proxy(testbed, proxy)
     arms = [arm(name, options.beta) for name in options.combinations]
     recipe = Recipe.of(options, lag=0)
-    world = _RecordingReplicas.of(options, mine, len(arms), recipe)
+    world = _RecordingReplicas.of(options, mine, arms, recipe)
     beta = torch.full((len(arms),), options.beta, dtype=torch.float64)
     gold = reward_world.gain(testbed, testbed.reward).repeat(len(options.sizes), 1, 1)
     rows: Rows = []
