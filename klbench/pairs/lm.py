@@ -282,8 +282,8 @@ class LmPair(Pair):
 
         from klbench.kernels import choose
 
-        few = self.device == "cpu" and self._models[0].vocabulary <= FEW
-        if self.kernel == "auto" and few:
+        left_open = self.kernel == "auto" and self.device == "cpu"
+        if left_open and self._models[0].vocabulary <= FEW:
             return "reference"
         dtype = torch.float32 if self.dtype == "int8" else getattr(torch, self.dtype)
         return choose(
