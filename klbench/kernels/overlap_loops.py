@@ -249,8 +249,10 @@ def lead(
         to[:] = INFINITE
         return
     for i in range(LANES):
-        left = larger(larger(x[i], x[i + 64]), larger(x[i + 128], x[i + 192]))
-        right = larger(larger(x[i + 256], x[i + 320]), larger(x[i + 384], x[i + 448]))
+        left = larger(larger(x[i], x[i + LANES]), larger(x[i + 2 * LANES], x[i + 3 * LANES]))
+        right = larger(
+            larger(x[i + 4 * LANES], x[i + 5 * LANES]), larger(x[i + 6 * LANES], x[i + 7 * LANES])
+        )
         to[i] = larger(left, right)
         top[i] = larger(to[i], top[i])
 
